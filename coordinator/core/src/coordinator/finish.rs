@@ -1,0 +1,415 @@
+//! Acknowledgements, heuristic results, forgetting, and the memory of outcomes.
+
+use super::{Awaited, Branch, Coordinator, Remembered, State, Transaction};
+use crate::id::{BranchId, Gtrid, ParticipantName, ResourceId, TransactionName};
+use crate::message::{Done, Ending, Message, Response, RollbackCause, Route};
+use crate::outcome::{BranchResult, Decision, Outcome};
+use crate::presume;
+use crate::record::{DETAIL_BYTES_MAX, Record, cut};
+use crate::tally::Ballot;
+use crate::{Lsn, Millis};
+
+impl Coordinator {
+    pub(super) fn on_acknowledged(&mut self, now: Millis, id: BranchId, done: Done, detail: &str) {
+        let Some(transaction) = self.transactions.get_mut(&id.gtrid) else { return };
+        let (state, decision) = (transaction.state, transaction.decision());
+        let Some(branch) = transaction.branch_mut(&id.bqual) else { return };
+        if done == Done::Forgotten {
+            branch.forget_pending = false;
+            return;
+        }
+        match state {
+            State::Active | State::MarkedRollback | State::Preparing | State::Deciding => {
+                self.counters.unexpected += 1;
+            }
+            State::OnePhase | State::Committing | State::RollingBack | State::Heuristic => {
+                if branch.result.is_some() {
+                    // Repeated: a branch that still reports what it decided alone has missed its forget.
+                    return self.forget_again(id, done);
+                }
+                match reading(state, decision, done) {
+                    Reading::Ended(result) => branch.result = Some(result),
+                    Reading::Alone(result) => {
+                        branch.result = Some(result);
+                        branch.detail = cut(detail, DETAIL_BYTES_MAX).to_owned();
+                        branch.forget_pending = true;
+                    }
+                    Reading::Again => return,
+                    Reading::Unexpected => {
+                        self.counters.unexpected += 1;
+                        return;
+                    }
+                }
+                transaction.version += 1;
+                if state == State::OnePhase {
+                    self.end_one_phase(now, id);
+                } else {
+                    self.take_result(now, id);
+                }
+            }
+        }
+    }
+
+    /// A branch of phase two has a result: recorded before anything else if it deviates (section 3, row "branch
+    /// heuristic").
+    fn take_result(&mut self, now: Millis, id: BranchId) {
+        let Some(transaction) = self.transactions.get_mut(&id.gtrid) else { return };
+        let decided = match transaction.decision() {
+            Decision::Commit => BranchResult::Committed,
+            Decision::Rollback => BranchResult::RolledBack,
+        };
+        let Some(branch) = transaction.branch(&id.bqual) else { return };
+        match branch.result {
+            Some(result) if result != decided => {
+                self.counters.heuristic += 1;
+                self.log_heuristic(id.gtrid);
+            }
+            Some(result) => {
+                if branch.forget_pending {
+                    self.log_matched(id, result);
+                }
+                // A record that names this branch as pending must not be the last word.
+                if self.transactions.get(&id.gtrid).is_some_and(|t| t.heuristic_logged) {
+                    self.log_heuristic(id.gtrid);
+                }
+            }
+            None => {}
+        }
+        self.finish_if_done(now, id.gtrid);
+    }
+
+    fn log_heuristic(&mut self, gtrid: Gtrid) {
+        let Some(transaction) = self.transactions.get_mut(&gtrid) else { return };
+        transaction.heuristic_logged = true;
+        let record = Record::Heuristic {
+            gtrid,
+            name: transaction.name.clone(),
+            decision: transaction.decision(),
+            branches: transaction.phase_two().map(Branch::record).collect(),
+        };
+        let lsn = self.append(record, true);
+        self.awaited.insert(lsn, Awaited::Heuristic(gtrid));
+        if let Some(transaction) = self.transactions.get_mut(&gtrid) {
+            transaction.heuristic_pending = Some(lsn);
+        }
+    }
+
+    /// It decided alone, and as decided: noted, and told to forget when the note is durable.
+    fn log_matched(&mut self, id: BranchId, result: BranchResult) {
+        let Some(transaction) = self.transactions.get_mut(&id.gtrid) else { return };
+        let Some(branch) = transaction.branch_mut(&id.bqual) else { return };
+        branch.forget_pending = false;
+        let to = route(branch);
+        let record = Record::Matched { gtrid: id.gtrid, bqual: id.bqual, result };
+        let lsn = self.append(record, false);
+        self.awaited.insert(lsn, Awaited::Matched(to, id));
+    }
+
+    pub(super) fn on_matched_durable(&mut self, to: Route, branch: BranchId) {
+        self.actions.push_back(crate::Action::Send { to, branch, message: Message::Forget });
+    }
+
+    pub(super) fn on_heuristic_durable(&mut self, now: Millis, gtrid: Gtrid, upto: Lsn) {
+        let Some(transaction) = self.transactions.get_mut(&gtrid) else { return };
+        if transaction.heuristic_pending.is_some_and(|lsn| lsn > upto) {
+            return;
+        }
+        transaction.heuristic_pending = None;
+        if transaction.state == State::Heuristic {
+            self.unended.remove(&gtrid);
+            self.reply_completed_waiters(gtrid);
+        }
+        self.send_forgets(gtrid, None);
+        self.schedule(now, gtrid);
+        self.finish_if_done(now, gtrid);
+    }
+
+    pub(super) fn send_forgets(&mut self, gtrid: Gtrid, only: Option<&ParticipantName>) {
+        let Some(transaction) = self.transactions.get(&gtrid) else { return };
+        if transaction.heuristic_pending.is_some() {
+            return;
+        }
+        let branches: Vec<Branch> = transaction
+            .branches
+            .iter()
+            .filter(|branch| branch.forget_pending)
+            .filter(|branch| only.is_none_or(|only| branch.participant == *only))
+            .cloned()
+            .collect();
+        for branch in branches {
+            self.send(gtrid, &branch, Message::Forget);
+        }
+    }
+
+    fn forget_again(&mut self, id: BranchId, done: Done) {
+        let Some(transaction) = self.transactions.get_mut(&id.gtrid) else { return };
+        let durable = transaction.heuristic_pending.is_none();
+        let Some(branch) = transaction.branch_mut(&id.bqual) else { return };
+        if matches!(done, Done::Heuristic(_)) && durable {
+            let branch = branch.clone();
+            self.send(id.gtrid, &branch, Message::Forget);
+        }
+    }
+
+    /// Nothing pending: forgotten after a clean end, or kept as heuristic.
+    pub(super) fn finish_if_done(&mut self, now: Millis, gtrid: Gtrid) {
+        let Some(transaction) = self.transactions.get_mut(&gtrid) else { return };
+        let waiting = transaction.pending().next().is_some();
+        if waiting || transaction.heuristic_pending.is_some() {
+            return;
+        }
+        match transaction.state {
+            State::Committing | State::RollingBack if transaction.deviates() => {
+                transaction.enter(now, State::Heuristic);
+                self.note_recovered_finished(&gtrid);
+                self.unended.remove(&gtrid);
+                self.reply_completed_waiters(gtrid);
+                self.schedule(now, gtrid);
+            }
+            State::Committing => {
+                self.reply_completed_waiters(gtrid);
+                self.note_recovered_finished(&gtrid);
+                self.forget(gtrid, Outcome::Committed, true);
+            }
+            State::RollingBack => {
+                self.reply_completed_waiters(gtrid);
+                self.note_recovered_finished(&gtrid);
+                self.forget(gtrid, Outcome::RolledBack, false);
+            }
+            State::Active
+            | State::MarkedRollback
+            | State::Preparing
+            | State::OnePhase
+            | State::Deciding
+            | State::Heuristic => {}
+        }
+    }
+
+    fn note_recovered_finished(&mut self, gtrid: &Gtrid) {
+        if self.transactions.get(gtrid).is_some_and(|transaction| transaction.recovered) {
+            self.counters.recovered_finished += 1;
+        }
+    }
+
+    fn reply_completed_waiters(&mut self, gtrid: Gtrid) {
+        let Some(transaction) = self.transactions.get_mut(&gtrid) else { return };
+        for (by, _) in std::mem::take(&mut transaction.waiters) {
+            self.reply_as_decided(by, &gtrid);
+        }
+    }
+
+    /// The answer to commit in one phase decides (section 3, row "one-phase answer").
+    fn end_one_phase(&mut self, now: Millis, id: BranchId) {
+        let Some(transaction) = self.transactions.get(&id.gtrid) else { return };
+        let Some(branch) = transaction.branch(&id.bqual) else { return };
+        let (alone, detail) = (branch.forget_pending, branch.detail.clone());
+        let participant = branch.participant.clone();
+        match branch.result {
+            Some(BranchResult::Committed) => {
+                if alone {
+                    self.log_matched(id, BranchResult::Committed);
+                }
+                self.end_without_record(id.gtrid, Outcome::Committed);
+            }
+            Some(BranchResult::RolledBack) => {
+                let cause = RollbackCause::Voted { participant, reason: detail };
+                if let Some(transaction) = self.transactions.get_mut(&id.gtrid) {
+                    transaction.cause = Some(cause);
+                }
+                if alone {
+                    self.log_matched(id, BranchResult::RolledBack);
+                }
+                self.end_without_record(id.gtrid, Outcome::RolledBack);
+            }
+            Some(BranchResult::Mixed | BranchResult::Hazard) => {
+                self.counters.heuristic += 1;
+                self.log_heuristic(id.gtrid);
+                if let Some(transaction) = self.transactions.get_mut(&id.gtrid) {
+                    transaction.enter(now, State::Heuristic);
+                }
+                self.cancel_timers(id.gtrid);
+            }
+            None => {}
+        }
+    }
+
+    /// Ends a transaction that has nothing in the log: no effects, one-phase, or all read-only.
+    pub(super) fn end_without_record(&mut self, gtrid: Gtrid, outcome: Outcome) {
+        let Some(transaction) = self.transactions.get_mut(&gtrid) else { return };
+        match outcome {
+            Outcome::Committed => self.counters.committed += 1,
+            _ => self.counters.rolled_back += 1,
+        }
+        let cause = transaction.cause.clone();
+        let waiters = std::mem::take(&mut transaction.waiters);
+        let response = Response::Ended(Ending { outcome, cause, completed: true });
+        for (by, _) in waiters {
+            self.reply(by, response.clone());
+        }
+        self.forget(gtrid, outcome, false);
+    }
+
+    /// Out of the table, into the memory of outcomes. `logged`: the log knows it, so it needs an End.
+    fn forget(&mut self, gtrid: Gtrid, outcome: Outcome, logged: bool) {
+        self.cancel_timers(gtrid);
+        let Some(transaction) = self.transactions.remove(&gtrid) else { return };
+        if logged {
+            let lsn = self.append(Record::End { gtrid }, false);
+            self.awaited.insert(lsn, Awaited::End(gtrid));
+        } else {
+            self.unended.remove(&gtrid);
+        }
+        let branches = match outcome {
+            Outcome::RolledBack => Box::default(),
+            _ => transaction.phase_two().map(|branch| branch.bqual).collect(),
+        };
+        self.outcomes.insert(gtrid, Remembered { outcome, cause: transaction.cause, branches });
+        self.drop_old_outcomes();
+    }
+
+    /// The oldest outcomes are dropped when there are too many: after a durable floor, so that a client asking
+    /// about one of them is told "unknown" and never "rolled back" (section 6).
+    fn drop_old_outcomes(&mut self) {
+        if self.floor_pending || self.outcomes.len() <= self.limits.outcomes_max {
+            return;
+        }
+        let count = (self.limits.outcomes_max / 8).max(1);
+        let oldest: Vec<Gtrid> = self.outcomes.keys().take(count).copied().collect();
+        match oldest.iter().rfind(|gtrid| gtrid.owner().log == self.owner.log) {
+            Some(highest) => {
+                let (epoch, sequence) = (highest.owner().epoch, highest.sequence());
+                self.floor_pending = true;
+                let lsn = self.append(Record::OutcomeFloor { epoch, sequence }, true);
+                self.awaited.insert(lsn, Awaited::Floor(epoch, sequence));
+            }
+            // Other logs' transactions are never presumed, floor or not.
+            None => oldest.iter().for_each(|gtrid| {
+                self.outcomes.remove(gtrid);
+            }),
+        }
+    }
+
+    pub(super) fn on_floor_durable(&mut self, epoch: u32, sequence: u64) {
+        self.floor_pending = false;
+        self.outcome_floor = self.outcome_floor.max(Some((epoch, sequence)));
+        let log = self.owner.log;
+        self.outcomes.retain(|gtrid, _| {
+            gtrid.owner().log != log || (gtrid.owner().epoch, gtrid.sequence()) > (epoch, sequence)
+        });
+    }
+
+    /// A late answer to a transaction that is not in the table. Only a branch that decided alone matters: if that
+    /// contradicts the outcome it is recorded now, and nothing is invented where the outcome is not known.
+    pub(super) fn on_acknowledged_without_record(
+        &mut self,
+        now: Millis,
+        from: ParticipantName,
+        resource: ResourceId,
+        id: BranchId,
+        done: Done,
+        detail: &str,
+    ) {
+        let Done::Heuristic(result) = done else { return };
+        let remembered = self.outcomes.get(&id.gtrid);
+        let decision = match remembered {
+            Some(remembered) if remembered.outcome == Outcome::Committed => {
+                let named = remembered.branches.contains(&id.bqual);
+                if named { Decision::Commit } else { Decision::Rollback }
+            }
+            Some(_) => Decision::Rollback,
+            None if presume::rollback_for_participant(
+                &self.standing(),
+                &id.gtrid,
+                id.bqual.owner(),
+            ) =>
+            {
+                Decision::Rollback
+            }
+            None => {
+                self.counters.unexpected += 1;
+                return;
+            }
+        };
+        let branch = Branch {
+            bqual: id.bqual,
+            participant: from,
+            resource,
+            instance: None,
+            inquires: true,
+            ballot: Ballot::Commit,
+            evidence: None,
+            result: Some(result),
+            detail: cut(detail, DETAIL_BYTES_MAX).to_owned(),
+            forget_pending: true,
+            left_to_ask: false,
+        };
+        let matches = matches!(
+            (decision, result),
+            (Decision::Commit, BranchResult::Committed)
+                | (Decision::Rollback, BranchResult::RolledBack)
+        );
+        if matches {
+            let record = Record::Matched { gtrid: id.gtrid, bqual: id.bqual, result };
+            let lsn = self.append(record, false);
+            self.awaited.insert(lsn, Awaited::Matched(route(&branch), id));
+            return;
+        }
+        // It will report again; the table stays bounded whatever a participant claims.
+        if self.transactions.len() >= self.limits.transactions_max {
+            self.counters.refused += 1;
+            return;
+        }
+        let state = match decision {
+            Decision::Commit => State::Committing,
+            Decision::Rollback => State::RollingBack,
+        };
+        let name = TransactionName::empty();
+        let mut transaction = Transaction::new(name, state, now, now);
+        if decision == Decision::Rollback {
+            transaction.cause = Some(RollbackCause::Presumed);
+        }
+        transaction.branches.push(branch);
+        self.transactions.insert(id.gtrid, transaction);
+        self.counters.heuristic += 1;
+        self.log_heuristic(id.gtrid);
+    }
+}
+
+fn route(branch: &Branch) -> Route {
+    Route {
+        participant: branch.participant.clone(),
+        resource: branch.resource.clone(),
+        instance: branch.instance,
+    }
+}
+
+/// What an acknowledgement means in a state.
+enum Reading {
+    /// The branch has ended.
+    Ended(BranchResult),
+    /// It decided alone, or nobody knows: on record before it may forget.
+    Alone(BranchResult),
+    /// Send again later.
+    Again,
+    /// No state allows it.
+    Unexpected,
+}
+
+fn reading(state: State, decision: Decision, done: Done) -> Reading {
+    let decided = match decision {
+        Decision::Commit => BranchResult::Committed,
+        Decision::Rollback => BranchResult::RolledBack,
+    };
+    match done {
+        Done::Done => Reading::Ended(decided),
+        Done::RolledBack if state == State::OnePhase => Reading::Ended(BranchResult::RolledBack),
+        // It voted commit and says now that it was not prepared: it is undone, against its vote.
+        Done::NotPrepared if decision == Decision::Commit => {
+            Reading::Alone(BranchResult::RolledBack)
+        }
+        Done::Heuristic(result) => Reading::Alone(result),
+        Done::Retry => Reading::Again,
+        Done::RolledBack if decision == Decision::Rollback => Reading::Ended(decided),
+        Done::RolledBack | Done::NotPrepared | Done::Forgotten => Reading::Unexpected,
+    }
+}

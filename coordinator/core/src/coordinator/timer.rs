@@ -1,0 +1,119 @@
+//! Deadlines: the time-out of an undecided transaction, and the one retry rule.
+
+use super::{Coordinator, State};
+use crate::id::{Gtrid, ParticipantName};
+use crate::message::{Message, RollbackCause};
+use crate::outcome::Decision;
+use crate::{Millis, backoff};
+
+/// Why a transaction has a deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum TimerKind {
+    /// It is rolled back if undecided.
+    Timeout,
+    /// What is pending is sent again.
+    Resend,
+}
+
+impl Coordinator {
+    pub(super) fn on_ticked(&mut self, now: Millis) {
+        while let Some((at, gtrid, kind)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            match kind {
+                TimerKind::Timeout => self.on_timeout(now, gtrid),
+                TimerKind::Resend => self.on_resend(now, gtrid),
+            }
+        }
+    }
+
+    fn on_timeout(&mut self, now: Millis, gtrid: Gtrid) {
+        let Some(transaction) = self.transactions.get(&gtrid) else { return };
+        match transaction.state {
+            State::Active | State::MarkedRollback | State::Preparing => {
+                self.roll_back(now, gtrid, Some(RollbackCause::TimedOut));
+            }
+            State::OnePhase
+            | State::Deciding
+            | State::Committing
+            | State::RollingBack
+            | State::Heuristic => {}
+        }
+    }
+
+    fn on_resend(&mut self, now: Millis, gtrid: Gtrid) {
+        let rollback_tries_max = self.limits.rollback_tries_max;
+        let Some(transaction) = self.transactions.get_mut(&gtrid) else { return };
+        transaction.next_try_at = None;
+        transaction.tries = transaction.tries.saturating_add(1);
+        if transaction.state == State::RollingBack && transaction.tries > rollback_tries_max {
+            for branch in &mut transaction.branches {
+                branch.left_to_ask |= branch.inquires && branch.pending_in(State::RollingBack);
+            }
+        }
+        self.drive(gtrid, None);
+        self.schedule(now, gtrid);
+        self.finish_if_done(now, gtrid);
+    }
+
+    /// Sets the time of the next try, if anything is pending. Repeated calls keep the earlier time.
+    pub(super) fn schedule(&mut self, now: Millis, gtrid: Gtrid) {
+        let (seed, min_ms, max_ms) =
+            (self.seed, self.limits.retry_ms_min, self.limits.retry_ms_max);
+        let forget_tries_max = self.limits.forget_tries_max;
+        let Some(transaction) = self.transactions.get_mut(&gtrid) else { return };
+        let forgets = transaction.branches.iter().any(|branch| branch.forget_pending)
+            && transaction.tries < forget_tries_max;
+        let pending = transaction.pending().next().is_some();
+        if transaction.next_try_at.is_some() || !(pending || forgets) {
+            return;
+        }
+        let delay_ms = backoff::delay_ms(seed, gtrid.as_bytes(), transaction.tries, min_ms, max_ms);
+        let at = now.plus(delay_ms);
+        transaction.next_try_at = Some(at);
+        self.timers.insert((at, gtrid, TimerKind::Resend));
+    }
+
+    pub(super) fn cancel_timers(&mut self, gtrid: Gtrid) {
+        let Some(transaction) = self.transactions.get_mut(&gtrid) else { return };
+        self.timers.remove(&(transaction.timeout_at, gtrid, TimerKind::Timeout));
+        if let Some(at) = transaction.next_try_at.take() {
+            self.timers.remove(&(at, gtrid, TimerKind::Resend));
+        }
+    }
+
+    /// Sends the present state's message to each branch whose answer is awaited, and forgets that are due.
+    pub(super) fn drive(&mut self, gtrid: Gtrid, only: Option<&ParticipantName>) {
+        debug_assert!(self.started, "nothing is sent before this life's first record is durable");
+        let Some(transaction) = self.transactions.get(&gtrid) else { return };
+        let state = transaction.state;
+        let pending: Vec<_> = transaction
+            .pending()
+            .filter(|branch| only.is_none_or(|only| branch.participant == *only))
+            .cloned()
+            .collect();
+        for branch in pending {
+            let message = match state {
+                State::Preparing => Message::Prepare,
+                State::OnePhase => Message::CommitOnePhase,
+                State::Committing => Message::Decide {
+                    decision: Decision::Commit,
+                    frame: self.frame,
+                    evidence: branch.evidence.clone(),
+                },
+                State::RollingBack => Message::Decide {
+                    decision: Decision::Rollback,
+                    frame: self.frame,
+                    evidence: None,
+                },
+                State::Active | State::MarkedRollback | State::Deciding | State::Heuristic => {
+                    continue;
+                }
+            };
+            self.send(gtrid, &branch, message);
+        }
+        self.send_forgets(gtrid, only);
+    }
+}

@@ -1,0 +1,638 @@
+//! The participant's branch state machine (section 4), in the shape of the coordinator's: one event in, actions out,
+//! one deadline.
+//!
+//! The machine asks the *resource* about every branch it does not know ("none" in the contract means: neither in
+//! memory nor in the resource, asked now), so prepare, commit, commit in one phase and rollback may come to a resource
+//! for branches it has finished, or has never seen. Calls for one branch are never made at the same time.
+
+use crate::id::{BranchId, LogId, Owner};
+use crate::message::{Answer, Done, Verdict, Vote};
+use crate::outcome::{BranchResult, Decision};
+use crate::record::Evidence;
+use crate::{FrameNumber, Millis, backoff};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// The participant's times.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Times {
+    /// A branch without a vote is undone this long after its transaction's time-out.
+    pub grace_ms: u64,
+    /// First delay before an in-doubt branch is asked about.
+    pub inquire_ms_min: u64,
+    /// Longest delay between two inquiries.
+    pub inquire_ms_max: u64,
+    /// First delay before a resource is called again.
+    pub retry_ms_min: u64,
+    /// Longest delay before a resource is called again.
+    pub retry_ms_max: u64,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            grace_ms: 5_000,
+            inquire_ms_min: 1_000,
+            inquire_ms_max: 30_000,
+            retry_ms_min: 50,
+            retry_ms_max: 10_000,
+        }
+    }
+}
+
+/// Everything that can happen to a participant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// The coordinator has enlisted the branch (again): work begins.
+    Joined {
+        /// The branch.
+        branch: BranchId,
+        /// Until the transaction's time-out.
+        remaining_ms: u64,
+    },
+    /// A piece of work that joined is over. One that failed makes the branch vote rollback.
+    Left {
+        /// The branch.
+        branch: BranchId,
+        /// Why it must not commit.
+        failure: Option<String>,
+    },
+    /// The resource listed the branch as prepared, at the start.
+    Recovered {
+        /// The branch.
+        branch: BranchId,
+    },
+    /// The coordinator says something about a branch.
+    Told {
+        /// Who says so.
+        sender: Owner,
+        /// The branch.
+        branch: BranchId,
+        /// What.
+        order: Order,
+    },
+    /// A call of the resource has returned.
+    Returned {
+        /// The branch.
+        branch: BranchId,
+        /// With what.
+        result: Returned,
+    },
+    /// A session is open: in-doubt branches are asked about at once.
+    Connected,
+    /// The deadline has come. Harmless at any other time.
+    Ticked,
+}
+
+/// What the coordinator says.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// Vote.
+    Prepare,
+    /// Commit or roll back.
+    Decide {
+        /// Which.
+        decision: Decision,
+        /// The coordinator's highest durable frame.
+        frame: FrameNumber,
+        /// From the vote.
+        evidence: Option<Evidence>,
+    },
+    /// Commit without a prepare.
+    CommitOnePhase,
+    /// Forget a heuristic result.
+    Forget,
+    /// The answer to an inquiry.
+    Answer(Verdict),
+}
+
+/// What a resource's call came to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Returned {
+    /// From prepare.
+    Voted(Vote),
+    /// From commit, commit in one phase, rollback, forget: with words for people.
+    Did(Done, String),
+    /// The resource could not be asked, or does not know: call again.
+    Retry,
+}
+
+/// What the participant wants done.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Call the resource; `Returned` brings the result. At most one call a branch is under way.
+    Call {
+        /// The branch.
+        branch: BranchId,
+        /// Which call.
+        call: Call,
+    },
+    /// Say it to the coordinator, or drop it.
+    Send {
+        /// The branch.
+        branch: BranchId,
+        /// What.
+        answer: Answer,
+    },
+    /// Ask the coordinator, or drop it.
+    Inquire {
+        /// The branch.
+        branch: BranchId,
+    },
+}
+
+/// A call of the resource.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Call {
+    /// Make it durable, so that both outcomes are possible. Unknown: vote rollback, create nothing.
+    Prepare,
+    /// Commit it. Unknown: what can be proved.
+    Commit {
+        /// From the vote, as the coordinator kept it.
+        evidence: Option<Evidence>,
+    },
+    /// Commit it without a prepare. Unknown: what can be proved.
+    CommitOnePhase,
+    /// Undo it. Unknown: done.
+    Rollback,
+    /// Drop the memory of a heuristic result.
+    Forget,
+}
+
+/// Where a branch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// Working, or worked; no vote asked for.
+    Active,
+    /// The resource is preparing.
+    Preparing,
+    /// In doubt.
+    Prepared,
+    /// The resource is committing, in one or two phases.
+    Committing,
+    /// The resource is undoing.
+    RollingBack,
+    /// Ended alone; kept until the coordinator says forget.
+    Heuristic(BranchResult),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Branch {
+    state: State,
+    /// The call under way.
+    running: Option<Call>,
+    /// The call to make again after a pause.
+    again: Option<Call>,
+    /// Pieces of work that have joined and not left.
+    working: u32,
+    failure: Option<String>,
+    /// Evidence of its vote, to repeat it.
+    evidence: Option<Evidence>,
+    /// What to say when it is undone.
+    vote_after: Option<String>,
+    acknowledge_after: Option<Done>,
+    tries: u32,
+    timer: Option<Millis>,
+}
+
+impl Branch {
+    fn new(state: State) -> Self {
+        Self {
+            state,
+            running: None,
+            again: None,
+            working: 0,
+            failure: None,
+            evidence: None,
+            vote_after: None,
+            acknowledge_after: None,
+            tries: 0,
+            timer: None,
+        }
+    }
+
+    /// Why it cannot commit.
+    fn obstacle(&self) -> Option<String> {
+        let unfinished = (self.working > 0).then(|| "its work has not ended".to_owned());
+        self.failure.clone().or(unfinished)
+    }
+}
+
+/// All branches of one participant. See the module's page.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Participant {
+    times: Times,
+    /// Jitter's seed.
+    seed: u64,
+    branches: BTreeMap<BranchId, Branch>,
+    timers: BTreeSet<(Millis, BranchId)>,
+    /// The highest sender's epoch of each log: lower ones are an old coordinator still running.
+    fences: BTreeMap<LogId, u32>,
+    /// The highest frame told with a decision, and by which life.
+    seen: BTreeMap<LogId, (Owner, FrameNumber)>,
+    actions: VecDeque<Action>,
+}
+
+impl Participant {
+    /// A participant without branches.
+    #[must_use]
+    pub fn new(times: Times, seed: u64) -> Self {
+        Self {
+            times,
+            seed,
+            branches: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            fences: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Takes one event. Poll all actions before the next.
+    pub fn handle(&mut self, now: Millis, event: Event) {
+        match event {
+            Event::Joined { branch, remaining_ms } => self.on_joined(now, branch, remaining_ms),
+            Event::Left { branch, failure } => self.on_left(&branch, failure),
+            Event::Recovered { branch } => self.on_recovered(now, branch),
+            Event::Told { sender, branch, order } => self.on_told(sender, branch, order),
+            Event::Returned { branch, result } => self.on_returned(now, branch, result),
+            Event::Connected => self.on_connected(now),
+            Event::Ticked => self.on_ticked(now),
+        }
+    }
+
+    /// The next action to carry out.
+    pub fn poll(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When to send [`Event::Ticked`].
+    #[must_use]
+    pub fn deadline(&self) -> Option<Millis> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Where a branch is; `None`: not in memory.
+    #[must_use]
+    pub fn state(&self, branch: &BranchId) -> Option<State> {
+        self.branches.get(branch).map(|branch| branch.state)
+    }
+
+    /// Prepared branches, in order.
+    pub fn in_doubt(&self) -> impl Iterator<Item = &BranchId> {
+        self.branches.iter().filter(|(_, branch)| branch.state == State::Prepared).map(|(id, _)| id)
+    }
+
+    /// How many branches are in memory.
+    #[must_use]
+    pub fn branches_len(&self) -> usize {
+        self.branches.len()
+    }
+
+    /// The highest frame told with a decision, of each log, for hello.
+    pub fn seen(&self) -> impl Iterator<Item = (Owner, FrameNumber)> {
+        self.seen.values().copied()
+    }
+
+    fn on_joined(&mut self, now: Millis, id: BranchId, remaining_ms: u64) {
+        let branch = self.branches.entry(id).or_insert_with(|| Branch::new(State::Active));
+        branch.working = branch.working.saturating_add(1);
+        if branch.state == State::Active && branch.timer.is_none() {
+            let at = now.plus(remaining_ms).plus(self.times.grace_ms);
+            self.set_timer(id, at);
+        }
+    }
+
+    fn on_left(&mut self, id: &BranchId, failure: Option<String>) {
+        let Some(branch) = self.branches.get_mut(id) else { return };
+        branch.working = branch.working.saturating_sub(1);
+        if branch.failure.is_none() {
+            branch.failure = failure;
+        }
+    }
+
+    fn on_recovered(&mut self, now: Millis, id: BranchId) {
+        self.branches.entry(id).or_insert_with(|| Branch::new(State::Prepared));
+        self.inquire_later(now, id);
+    }
+
+    fn on_told(&mut self, sender: Owner, id: BranchId, order: Order) {
+        let fence = self.fences.entry(sender.log).or_insert(sender.epoch);
+        if *fence > sender.epoch {
+            return;
+        }
+        *fence = sender.epoch;
+        match order {
+            Order::Prepare => self.on_prepare(id),
+            Order::Decide { decision: Decision::Commit, frame, evidence } => {
+                self.note_seen(sender, frame);
+                self.on_commit(id, evidence);
+            }
+            Order::Decide { decision: Decision::Rollback, .. } => self.on_rollback(id),
+            Order::CommitOnePhase => self.on_commit_one_phase(id),
+            Order::Forget => self.on_forget(id),
+            Order::Answer(verdict) => self.on_verdict(sender, id, verdict),
+        }
+    }
+
+    fn note_seen(&mut self, sender: Owner, frame: FrameNumber) {
+        let seen = self.seen.entry(sender.log).or_insert((sender, frame));
+        *seen = (*seen).max((sender, frame));
+    }
+
+    fn on_prepare(&mut self, id: BranchId) {
+        let Some(branch) = self.branches.get_mut(&id) else {
+            self.branches.insert(id, Branch::new(State::Preparing));
+            return self.call(id, Call::Prepare);
+        };
+        match branch.state {
+            State::Active => match branch.obstacle() {
+                Some(obstacle) => {
+                    branch.vote_after = Some(obstacle);
+                    self.undo(id);
+                }
+                None => {
+                    branch.state = State::Preparing;
+                    self.clear_timer(&id);
+                    self.call(id, Call::Prepare);
+                }
+            },
+            State::Prepared => {
+                let evidence = branch.evidence.clone();
+                self.send(id, Answer::Voted(Vote::Commit { evidence }));
+            }
+            State::RollingBack => {
+                branch.vote_after.get_or_insert_with(|| "it is being undone".to_owned());
+            }
+            State::Heuristic(result) => self.report(id, result),
+            State::Preparing | State::Committing => {}
+        }
+    }
+
+    fn on_commit(&mut self, id: BranchId, evidence: Option<Evidence>) {
+        let Some(branch) = self.branches.get_mut(&id) else {
+            self.branches.insert(id, Branch::new(State::Committing));
+            return self.call(id, Call::Commit { evidence });
+        };
+        match branch.state {
+            State::Prepared => {
+                branch.state = State::Committing;
+                branch.tries = 0;
+                let evidence = evidence.or_else(|| branch.evidence.clone());
+                self.clear_timer(&id);
+                self.call(id, Call::Commit { evidence });
+            }
+            State::Active | State::Preparing => {
+                branch.acknowledge_after = Some(Done::NotPrepared);
+                self.undo(id);
+            }
+            State::Heuristic(result) => self.report(id, result),
+            State::Committing | State::RollingBack => {}
+        }
+    }
+
+    fn on_commit_one_phase(&mut self, id: BranchId) {
+        let Some(branch) = self.branches.get_mut(&id) else {
+            self.branches.insert(id, Branch::new(State::Committing));
+            return self.call(id, Call::CommitOnePhase);
+        };
+        match branch.state {
+            State::Active => match branch.obstacle() {
+                Some(_) => {
+                    branch.acknowledge_after = Some(Done::RolledBack);
+                    self.undo(id);
+                }
+                None => {
+                    branch.state = State::Committing;
+                    self.clear_timer(&id);
+                    self.call(id, Call::CommitOnePhase);
+                }
+            },
+            State::RollingBack => branch.acknowledge_after = Some(Done::RolledBack),
+            State::Heuristic(result) => self.report(id, result),
+            // Never asked after a prepare.
+            State::Preparing | State::Prepared | State::Committing => {}
+        }
+    }
+
+    fn on_rollback(&mut self, id: BranchId) {
+        let branch = self.branches.entry(id).or_insert_with(|| {
+            // Unknown here, perhaps not to the resource.
+            Branch::new(State::Prepared)
+        });
+        match branch.state {
+            State::Active | State::Preparing | State::Prepared => {
+                branch.acknowledge_after = Some(Done::Done);
+                self.undo(id);
+            }
+            State::RollingBack => branch.acknowledge_after = Some(Done::Done),
+            State::Heuristic(result) => self.report(id, result),
+            State::Committing => {}
+        }
+    }
+
+    fn on_forget(&mut self, id: BranchId) {
+        match self.branches.get(&id).map(|branch| (branch.state, branch.running.is_some())) {
+            Some((State::Heuristic(_), false)) => self.call(id, Call::Forget),
+            Some((State::Heuristic(_), true)) => {}
+            _ => self.acknowledge(id, Done::Forgotten, String::new()),
+        }
+    }
+
+    fn on_verdict(&mut self, sender: Owner, id: BranchId, verdict: Verdict) {
+        let state = self.branches.get(&id).map(|branch| branch.state);
+        match (state, verdict) {
+            (None | Some(State::Committing), _) | (_, Verdict::Wait | Verdict::LeaveAlone) => {}
+            (Some(_), Verdict::Commit { frame, evidence }) => {
+                self.note_seen(sender, frame);
+                self.on_commit(id, evidence);
+            }
+            (Some(_), Verdict::Rollback) => self.on_rollback(id),
+        }
+    }
+
+    /// To RollingBack. A call under way returns first.
+    fn undo(&mut self, id: BranchId) {
+        self.clear_timer(&id);
+        let Some(branch) = self.branches.get_mut(&id) else { return };
+        branch.state = State::RollingBack;
+        branch.tries = 0;
+        branch.again = None;
+        if branch.running.is_none() {
+            self.call(id, Call::Rollback);
+        }
+    }
+
+    fn on_returned(&mut self, now: Millis, id: BranchId, result: Returned) {
+        let Some(branch) = self.branches.get_mut(&id) else { return };
+        let Some(call) = branch.running.take() else { return };
+        match (branch.state, &call, result) {
+            // It was told to roll back while it prepared.
+            (State::RollingBack, Call::Prepare, _) => self.call(id, Call::Rollback),
+            (_, _, Returned::Retry) => self.call_later(now, id, call),
+            (State::Preparing, Call::Prepare, Returned::Voted(vote)) => {
+                self.on_voted(now, id, vote);
+            }
+            (State::RollingBack, Call::Rollback, Returned::Did(done, words)) => {
+                self.on_undone(id, done, words);
+            }
+            (State::Heuristic(_), Call::Forget, Returned::Did(..)) => {
+                self.drop_branch(&id);
+                self.acknowledge(id, Done::Forgotten, String::new());
+            }
+            (_, _, Returned::Did(done, words)) => self.on_done(id, done, words),
+            // A vote from a call that was no prepare: the resource's mistake; ask again.
+            (_, _, Returned::Voted(_)) => self.call_later(now, id, call),
+        }
+    }
+
+    fn on_voted(&mut self, now: Millis, id: BranchId, vote: Vote) {
+        match &vote {
+            Vote::Commit { evidence } => {
+                if let Some(branch) = self.branches.get_mut(&id) {
+                    branch.state = State::Prepared;
+                    branch.tries = 0;
+                    branch.evidence = evidence.clone();
+                }
+                self.inquire_later(now, id);
+            }
+            Vote::ReadOnly | Vote::Rollback { .. } => {
+                self.drop_branch(&id);
+            }
+        }
+        self.send(id, Answer::Voted(vote));
+    }
+
+    fn on_undone(&mut self, id: BranchId, done: Done, words: String) {
+        if let Done::Heuristic(result) = done {
+            return self.keep_heuristic(id, result, words);
+        }
+        let Some(branch) = self.drop_branch(&id) else { return };
+        if let Some(reason) = branch.vote_after {
+            self.send(id, Answer::Voted(Vote::Rollback { reason }));
+        }
+        if let Some(done) = branch.acknowledge_after {
+            self.acknowledge(id, done, branch.failure.unwrap_or(words));
+        }
+    }
+
+    fn on_done(&mut self, id: BranchId, done: Done, words: String) {
+        match done {
+            Done::Heuristic(result) => self.keep_heuristic(id, result, words),
+            done => {
+                self.drop_branch(&id);
+                self.acknowledge(id, done, words);
+            }
+        }
+    }
+
+    /// A hazard is no knowledge: nothing to keep, the resource is asked again at every repeat.
+    fn keep_heuristic(&mut self, id: BranchId, result: BranchResult, words: String) {
+        if result == BranchResult::Hazard {
+            self.drop_branch(&id);
+        } else {
+            self.clear_timer(&id);
+            if let Some(branch) = self.branches.get_mut(&id) {
+                branch.state = State::Heuristic(result);
+            }
+        }
+        self.acknowledge(id, Done::Heuristic(result), words);
+    }
+
+    fn on_connected(&mut self, now: Millis) {
+        let in_doubt: Vec<BranchId> = self.in_doubt().copied().collect();
+        for id in in_doubt {
+            self.actions.push_back(Action::Inquire { branch: id });
+            if let Some(branch) = self.branches.get_mut(&id) {
+                branch.tries = 0;
+            }
+            self.inquire_later(now, id);
+        }
+    }
+
+    fn on_ticked(&mut self, now: Millis) {
+        while let Some((at, id)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            let Some(branch) = self.branches.get_mut(&id) else { continue };
+            branch.timer = None;
+            match (branch.state, branch.again.take()) {
+                (_, Some(call)) => self.call(id, call),
+                // The coordinator is silent and no vote was given: undone by its own time-out.
+                (State::Active, None) => self.undo(id),
+                (State::Prepared, None) => {
+                    branch.tries = branch.tries.saturating_add(1);
+                    self.actions.push_back(Action::Inquire { branch: id });
+                    self.inquire_later(now, id);
+                }
+                (
+                    State::Preparing | State::Committing | State::RollingBack | State::Heuristic(_),
+                    None,
+                ) => {}
+            }
+        }
+    }
+
+    fn call(&mut self, id: BranchId, call: Call) {
+        let Some(branch) = self.branches.get_mut(&id) else { return };
+        debug_assert!(branch.running.is_none(), "one call a branch at a time");
+        branch.running = Some(call.clone());
+        self.actions.push_back(Action::Call { branch: id, call });
+    }
+
+    fn call_later(&mut self, now: Millis, id: BranchId, call: Call) {
+        let (min_ms, max_ms) = (self.times.retry_ms_min, self.times.retry_ms_max);
+        let at = self.backoff(now, &id, min_ms, max_ms);
+        if let Some(branch) = self.branches.get_mut(&id) {
+            branch.again = Some(call);
+            branch.tries = branch.tries.saturating_add(1);
+        }
+        self.set_timer(id, at);
+    }
+
+    fn inquire_later(&mut self, now: Millis, id: BranchId) {
+        let (min_ms, max_ms) = (self.times.inquire_ms_min, self.times.inquire_ms_max);
+        let at = self.backoff(now, &id, min_ms, max_ms);
+        self.set_timer(id, at);
+    }
+
+    fn backoff(&self, now: Millis, id: &BranchId, min_ms: u64, max_ms: u64) -> Millis {
+        let tries = self.branches.get(id).map_or(0, |branch| branch.tries);
+        let mut key = [0; 48];
+        key[..24].copy_from_slice(id.gtrid.as_bytes());
+        key[24..].copy_from_slice(id.bqual.as_bytes());
+        now.plus(backoff::delay_ms(self.seed, &key, tries, min_ms, max_ms))
+    }
+
+    fn set_timer(&mut self, id: BranchId, at: Millis) {
+        self.clear_timer(&id);
+        if let Some(branch) = self.branches.get_mut(&id) {
+            branch.timer = Some(at);
+            self.timers.insert((at, id));
+        }
+    }
+
+    fn clear_timer(&mut self, id: &BranchId) {
+        if let Some(at) = self.branches.get_mut(id).and_then(|branch| branch.timer.take()) {
+            self.timers.remove(&(at, *id));
+        }
+    }
+
+    fn drop_branch(&mut self, id: &BranchId) -> Option<Branch> {
+        self.clear_timer(id);
+        self.branches.remove(id)
+    }
+
+    fn report(&mut self, id: BranchId, result: BranchResult) {
+        self.acknowledge(id, Done::Heuristic(result), String::new());
+    }
+
+    fn acknowledge(&mut self, id: BranchId, done: Done, detail: String) {
+        self.send(id, Answer::Acknowledged { done, detail });
+    }
+
+    fn send(&mut self, branch: BranchId, answer: Answer) {
+        self.actions.push_back(Action::Send { branch, answer });
+    }
+}
