@@ -60,6 +60,8 @@ pub enum Event {
     Recovered {
         /// The branch.
         branch: BranchId,
+        /// What its vote carries, if it has to be repeated.
+        evidence: Option<Evidence>,
     },
     /// The coordinator says something about a branch.
     Told {
@@ -190,6 +192,10 @@ struct Branch {
     /// What to say when it is undone.
     vote_after: Option<String>,
     acknowledge_after: Option<Done>,
+    /// Not known here when it was asked for: perhaps prepared by another process of this participant.
+    asking: bool,
+    /// The decision came while the resource was being asked: its answer first, then the commit.
+    commit_after: Option<Option<Evidence>>,
     tries: u32,
     timer: Option<Millis>,
 }
@@ -205,6 +211,8 @@ impl Branch {
             evidence: None,
             vote_after: None,
             acknowledge_after: None,
+            asking: false,
+            commit_after: None,
             tries: 0,
             timer: None,
         }
@@ -252,7 +260,7 @@ impl Participant {
         match event {
             Event::Joined { branch, remaining_ms } => self.on_joined(now, branch, remaining_ms),
             Event::Left { branch, failure } => self.on_left(&branch, failure),
-            Event::Recovered { branch } => self.on_recovered(now, branch),
+            Event::Recovered { branch, evidence } => self.on_recovered(now, branch, evidence),
             Event::Told { sender, branch, order } => self.on_told(sender, branch, order),
             Event::Returned { branch, result } => self.on_returned(now, branch, result),
             Event::Connected => self.on_connected(now),
@@ -310,8 +318,9 @@ impl Participant {
         }
     }
 
-    fn on_recovered(&mut self, now: Millis, id: BranchId) {
-        self.branches.entry(id).or_insert_with(|| Branch::new(State::Prepared));
+    fn on_recovered(&mut self, now: Millis, id: BranchId, evidence: Option<Evidence>) {
+        let branch = self.branches.entry(id).or_insert_with(|| Branch::new(State::Prepared));
+        branch.evidence = evidence;
         self.inquire_later(now, id);
     }
 
@@ -341,7 +350,8 @@ impl Participant {
 
     fn on_prepare(&mut self, id: BranchId) {
         let Some(branch) = self.branches.get_mut(&id) else {
-            self.branches.insert(id, Branch::new(State::Preparing));
+            let asking = Branch { asking: true, ..Branch::new(State::Preparing) };
+            self.branches.insert(id, asking);
             return self.call(id, Call::Prepare);
         };
         match branch.state {
@@ -381,6 +391,7 @@ impl Participant {
                 self.clear_timer(&id);
                 self.call(id, Call::Commit { evidence });
             }
+            State::Preparing if branch.asking => branch.commit_after = Some(evidence),
             State::Active | State::Preparing => {
                 branch.acknowledge_after = Some(Done::NotPrepared);
                 self.undo(id);
@@ -465,23 +476,33 @@ impl Participant {
     fn on_returned(&mut self, now: Millis, id: BranchId, result: Returned) {
         let Some(branch) = self.branches.get_mut(&id) else { return };
         let Some(call) = branch.running.take() else { return };
+        if let Some(evidence) = branch.commit_after.take() {
+            branch.state = State::Committing;
+            return self.call(id, Call::Commit { evidence });
+        }
         match (branch.state, &call, result) {
             // It was told to roll back while it prepared.
             (State::RollingBack, Call::Prepare, _) => self.call(id, Call::Rollback),
-            (_, _, Returned::Retry) => self.call_later(now, id, call),
             (State::Preparing, Call::Prepare, Returned::Voted(vote)) => {
                 self.on_voted(now, id, vote);
             }
+            (State::Committing, Call::Commit { .. }, Returned::Did(done, words)) => {
+                self.on_committed(now, id, call, done, words);
+            }
+            (State::Committing, Call::CommitOnePhase, Returned::Did(done, words)) => {
+                self.on_ended(now, id, done, words);
+            }
             (State::RollingBack, Call::Rollback, Returned::Did(done, words)) => {
-                self.on_undone(id, done, words);
+                self.on_undone(now, id, done, words);
             }
             (State::Heuristic(_), Call::Forget, Returned::Did(..)) => {
                 self.drop_branch(&id);
                 self.acknowledge(id, Done::Forgotten, String::new());
             }
-            (_, _, Returned::Did(done, words)) => self.on_done(id, done, words),
-            // A vote from a call that was no prepare: the resource's mistake; ask again.
-            (_, _, Returned::Voted(_)) => self.call_later(now, id, call),
+            // The resource could not be asked, or answered something else than it was asked.
+            (_, _, Returned::Retry | Returned::Voted(_) | Returned::Did(..)) => {
+                self.call_later(now, id, call);
+            }
         }
     }
 
@@ -502,9 +523,28 @@ impl Participant {
         self.send(id, Answer::Voted(vote));
     }
 
-    fn on_undone(&mut self, id: BranchId, done: Done, words: String) {
+    /// A branch that voted commit and cannot: whatever the resource calls it, it ended alone.
+    fn on_committed(&mut self, now: Millis, id: BranchId, call: Call, done: Done, words: String) {
+        match done {
+            Done::Done | Done::Heuristic(_) => self.on_ended(now, id, done, words),
+            Done::RolledBack | Done::NotPrepared => {
+                self.on_ended(now, id, Done::Heuristic(BranchResult::RolledBack), words);
+            }
+            Done::Retry | Done::Forgotten => self.call_later(now, id, call),
+        }
+    }
+
+    fn on_ended(&mut self, now: Millis, id: BranchId, done: Done, words: String) {
         if let Done::Heuristic(result) = done {
-            return self.keep_heuristic(id, result, words);
+            return self.keep_heuristic(now, id, result, words);
+        }
+        self.drop_branch(&id);
+        self.acknowledge(id, done, words);
+    }
+
+    fn on_undone(&mut self, now: Millis, id: BranchId, done: Done, words: String) {
+        if let Done::Heuristic(result) = done {
+            return self.keep_heuristic(now, id, result, words);
         }
         let Some(branch) = self.drop_branch(&id) else { return };
         if let Some(reason) = branch.vote_after {
@@ -515,38 +555,43 @@ impl Participant {
         }
     }
 
-    fn on_done(&mut self, id: BranchId, done: Done, words: String) {
-        match done {
-            Done::Heuristic(result) => self.keep_heuristic(id, result, words),
-            done => {
-                self.drop_branch(&id);
-                self.acknowledge(id, done, words);
-            }
-        }
-    }
-
-    /// A hazard is no knowledge: nothing to keep, the resource is asked again at every repeat.
-    fn keep_heuristic(&mut self, id: BranchId, result: BranchResult, words: String) {
+    /// A hazard is no knowledge: nothing to keep, the resource is asked again at every repeat. Anything else is
+    /// reported until the coordinator says that it is on record.
+    fn keep_heuristic(&mut self, now: Millis, id: BranchId, result: BranchResult, words: String) {
         if result == BranchResult::Hazard {
             self.drop_branch(&id);
         } else {
-            self.clear_timer(&id);
             if let Some(branch) = self.branches.get_mut(&id) {
                 branch.state = State::Heuristic(result);
+                branch.tries = 0;
             }
+            self.inquire_later(now, id);
         }
         self.acknowledge(id, Done::Heuristic(result), words);
     }
 
     fn on_connected(&mut self, now: Millis) {
-        let in_doubt: Vec<BranchId> = self.in_doubt().copied().collect();
-        for id in in_doubt {
-            self.actions.push_back(Action::Inquire { branch: id });
-            if let Some(branch) = self.branches.get_mut(&id) {
+        let waiting: Vec<(BranchId, State)> = self
+            .branches
+            .iter_mut()
+            .filter(|(_, branch)| matches!(branch.state, State::Prepared | State::Heuristic(_)))
+            .map(|(id, branch)| {
                 branch.tries = 0;
-            }
-            self.inquire_later(now, id);
+                (*id, branch.state)
+            })
+            .collect();
+        for (id, state) in waiting {
+            self.ask_or_report(now, id, state);
         }
+    }
+
+    /// An in-doubt branch asks; one that ended alone reports. Both again later.
+    fn ask_or_report(&mut self, now: Millis, id: BranchId, state: State) {
+        match state {
+            State::Heuristic(result) => self.report(id, result),
+            _ => self.actions.push_back(Action::Inquire { branch: id }),
+        }
+        self.inquire_later(now, id);
     }
 
     fn on_ticked(&mut self, now: Millis) {

@@ -23,12 +23,14 @@ impl Coordinator {
                 self.counters.unexpected += 1;
             }
             State::OnePhase | State::Committing | State::RollingBack | State::Heuristic => {
-                if branch.result.is_some() {
-                    // Repeated: a branch that still reports what it decided alone has missed its forget.
-                    return self.forget_again(id, done);
+                if let Some(known) = branch.result {
+                    return self.on_acknowledged_again(now, id, known, done, detail);
                 }
                 match reading(state, decision, done) {
-                    Reading::Ended(result) => branch.result = Some(result),
+                    Reading::Ended(result) => {
+                        branch.result = Some(result);
+                        branch.detail = cut(detail, DETAIL_BYTES_MAX).to_owned();
+                    }
                     Reading::Alone(result) => {
                         branch.result = Some(result);
                         branch.detail = cut(detail, DETAIL_BYTES_MAX).to_owned();
@@ -141,14 +143,38 @@ impl Coordinator {
         }
     }
 
-    fn forget_again(&mut self, id: BranchId, done: Done) {
+    /// Repeated: a branch that still reports what it decided alone has missed its forget. One that now says
+    /// something else than before is on record with both (section 7, "a later contradiction").
+    fn on_acknowledged_again(
+        &mut self,
+        now: Millis,
+        id: BranchId,
+        known: BranchResult,
+        done: Done,
+        detail: &str,
+    ) {
+        let Done::Heuristic(told) = done else { return };
         let Some(transaction) = self.transactions.get_mut(&id.gtrid) else { return };
         let durable = transaction.heuristic_pending.is_none();
+        let state = transaction.state;
         let Some(branch) = transaction.branch_mut(&id.bqual) else { return };
-        if matches!(done, Done::Heuristic(_)) && durable {
-            let branch = branch.clone();
-            self.send(id.gtrid, &branch, Message::Forget);
-        }
+        let result = match (known, told) {
+            (known, told) if known == told || told == BranchResult::Hazard => {
+                if durable {
+                    let branch = branch.clone();
+                    self.send(id.gtrid, &branch, Message::Forget);
+                }
+                return;
+            }
+            (BranchResult::Hazard, told) => told,
+            _ => BranchResult::Mixed,
+        };
+        branch.result = Some(result);
+        branch.detail = cut(detail, DETAIL_BYTES_MAX).to_owned();
+        branch.forget_pending = true;
+        transaction.version += 1;
+        debug_assert!(state != State::OnePhase, "a one-phase answer ends the transaction");
+        self.take_result(now, id);
     }
 
     /// Nothing pending: forgotten after a clean end, or kept as heuristic.
@@ -404,6 +430,7 @@ fn reading(state: State, decision: Decision, done: Done) -> Reading {
         Done::Done => Reading::Ended(decided),
         Done::RolledBack if state == State::OnePhase => Reading::Ended(BranchResult::RolledBack),
         // It voted commit and says now that it was not prepared: it is undone, against its vote.
+        Done::NotPrepared if state == State::OnePhase => Reading::Ended(BranchResult::RolledBack),
         Done::NotPrepared if decision == Decision::Commit => {
             Reading::Alone(BranchResult::RolledBack)
         }

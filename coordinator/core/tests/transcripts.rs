@@ -1,0 +1,237 @@
+//! Golden transcripts of the main conversations: what goes in, and every action that comes out, in order.
+//! A readable specification of sections 3, 6 and 7 that fails when the protocol changes.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod script;
+
+use script::Script;
+use unanimous_core::message::{Done, Wait};
+use unanimous_core::outcome::BranchResult;
+
+#[test]
+fn p_01_three_branches_commit() {
+    let mut s = Script::new(
+        "P-01: all vote yes. One forced record, then the client, then all branches at once.",
+    );
+    s.begin().enlist(1).enlist(2).enlist(3);
+    s.commit(Some(3), Wait::Decided);
+    s.votes_commit(1).votes_commit(2).votes_commit(3);
+    s.flushed();
+    s.done(2).done(1).done(3);
+    s.flushed();
+    s.check("p_01");
+}
+
+#[test]
+fn p_02_one_no_rolls_back() {
+    let mut s = Script::new(
+        "P-02: one of three votes no. Nothing is logged; the no voter gets no message.",
+    );
+    s.begin().enlist(1).enlist(2).enlist(3);
+    s.commit(Some(3), Wait::Decided);
+    s.votes_commit(1).votes_rollback(2, "account 7 is locked");
+    s.done(1).done(3);
+    s.check("p_02");
+}
+
+#[test]
+fn p_05_commit_again_after_the_end() {
+    let mut s =
+        Script::new("P-05: commit is repeated, and so is an acknowledgement, after the end.");
+    s.begin().enlist(1).enlist(2);
+    s.commit(Some(2), Wait::Completed);
+    s.votes_commit(1).votes_commit(2).flushed().done(1).done(2).flushed();
+    s.commit(Some(2), Wait::Decided).done(1).inquire(1);
+    s.check("p_05");
+}
+
+#[test]
+fn p_07_inquiry_before_the_decision() {
+    let mut s =
+        Script::new("P-07: asked while active, preparing or deciding: wait, never rolled back.");
+    s.begin().enlist(1).enlist(2).inquire(1).resolve(Some(2));
+    s.commit(Some(2), Wait::Decided).inquire(1).resolve(Some(2));
+    s.votes_commit(1).votes_commit(2).inquire(1).resolve(Some(2));
+    s.flushed().inquire(1).resolve(Some(2));
+    s.check("p_07");
+}
+
+#[test]
+fn p_10_enlist_after_commit() {
+    let mut s = Script::new(
+        "P-10: an enlistment after the commit request is refused, never left out in silence.",
+    );
+    s.begin().enlist(1).enlist(2).commit(None, Wait::Decided).enlist(3);
+    s.check("p_10");
+}
+
+#[test]
+fn p_11_enlist_repeated() {
+    let mut s = Script::new("P-11: a repeated enlistment is one branch.");
+    s.begin().enlist(1).enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.check("p_11");
+}
+
+#[test]
+fn p_13_read_only() {
+    let mut s = Script::new(
+        "P-13: read-only voters are left out of phase two; only read-only: nothing is logged.",
+    );
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.votes_read_only(1).votes_commit(2).flushed().done(2).flushed();
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.votes_read_only(1).votes_read_only(2);
+    s.check("p_13");
+}
+
+#[test]
+fn p_16_commit_and_rollback_race() {
+    let mut s =
+        Script::new("P-16: commit and rollback at once: one wins, both callers learn the same.");
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided).rollback();
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.votes_commit(1).votes_commit(2).rollback().flushed();
+    s.check("p_16");
+}
+
+#[test]
+fn p_18_yes_then_no() {
+    let mut s = Script::new("P-18: yes, then no: a no before the decision, ignored after it.");
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.votes_commit(1).votes_rollback(1, "changed my mind");
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.votes_commit(1).votes_commit(2).votes_rollback(1, "too late").flushed();
+    s.check("p_18");
+}
+
+#[test]
+fn p_19_heuristic_rollback_of_one_branch() {
+    let mut s = Script::new(
+        "P-19: a branch rolled back alone: recorded before it may forget; the others commit; kept until resolved.",
+    );
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Completed);
+    s.votes_commit(1).votes_commit(2).flushed();
+    s.acknowledges(1, Done::Heuristic(BranchResult::RolledBack), "ROLLBACK PREPARED by hand");
+    s.flushed();
+    s.done(2).flushed().acknowledges(1, Done::Forgotten, "");
+    s.resolve(Some(2)).inquire(2);
+    s.check("p_19");
+}
+
+#[test]
+fn a_branch_that_decided_alone_as_decided() {
+    let mut s = Script::new(
+        "Heuristic, but as decided: noted lazily, then told to forget; the outcome is clean.",
+    );
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Completed);
+    s.votes_commit(1).votes_commit(2).flushed();
+    s.acknowledges(1, Done::Heuristic(BranchResult::Committed), "COMMIT PREPARED by hand");
+    s.done(2).flushed();
+    s.check("matched");
+}
+
+#[test]
+fn one_phase() {
+    let mut s =
+        Script::new("One branch without a vote: one phase, its answer decides, nothing is logged.");
+    s.begin().enlist(1).commit(Some(1), Wait::Decided).inquire(1).done(1);
+    s.begin().enlist(1).commit(Some(1), Wait::Decided);
+    s.acknowledges(1, Done::RolledBack, "overdrawn");
+    s.begin().enlist(1).commit(Some(1), Wait::Decided);
+    s.acknowledges(1, Done::Heuristic(BranchResult::Hazard), "no such branch").resolve(Some(1));
+    s.flushed();
+    s.check("one_phase");
+}
+
+#[test]
+fn counted_branches_differ() {
+    let mut s = Script::new(
+        "The client counted another number of branches: rolled back, never half committed.",
+    );
+    s.begin().enlist(1).commit(Some(2), Wait::Decided).done(1);
+    s.begin().enlist(1).enlist(2).commit(Some(1), Wait::Decided);
+    s.check("counted");
+}
+
+#[test]
+fn time_out_and_retries() {
+    let mut s = Script::new(
+        "A silent participant: asked again, then the time-out rolls back; it is told a few times, then left to ask.",
+    );
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided).votes_commit(1);
+    s.tick_until_idle();
+    s.inquire(1).resolve(Some(2));
+    s.check("time_out");
+}
+
+#[test]
+fn no_time_out_after_the_hand_over() {
+    let mut s = Script::new(
+        "L12: the time-out passes while the log writes: nothing happens until the log answers.",
+    );
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided).votes_commit(1).votes_commit(2);
+    s.wait_ms(3_600_000).rollback().flushed();
+    s.check("hand_over");
+}
+
+#[test]
+fn early_votes() {
+    let mut s =
+        Script::new("Early votes: all there at commit, decided at once; an early no marks it.");
+    s.begin().enlist(1).enlist(2).votes_commit(1).votes_commit(2).commit(Some(2), Wait::Decided);
+    s.flushed();
+    s.begin()
+        .enlist(1)
+        .enlist(2)
+        .votes_rollback(1, "no seat")
+        .enlist(3)
+        .commit(None, Wait::Decided);
+    s.begin().enlist(1).enlist(2).votes_read_only(1).commit(Some(2), Wait::Decided);
+    s.check("early");
+}
+
+#[test]
+fn restart_after_the_decision() {
+    let mut s = Script::new(
+        "The coordinator dies after the decision is durable: the next life finishes it.",
+    );
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided).votes_commit(1).votes_commit(2);
+    s.flushed().restart();
+    s.inquire(1).flushed();
+    s.inquire(1).resolve(Some(2)).done(1).attach(2).done(2).flushed();
+    s.check("restart_decided");
+}
+
+#[test]
+fn restart_before_the_decision() {
+    let mut s = Script::new(
+        "The coordinator dies before its decision is durable: no record, rollback is presumed.",
+    );
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided).votes_commit(1).votes_commit(2);
+    s.restart().flushed();
+    s.inquire(1).resolve(Some(2)).resolve(Some(1)).resolve(None).commit(Some(2), Wait::Decided);
+    s.check("restart_undecided");
+}
+
+#[test]
+fn restart_with_a_heuristic() {
+    let mut s = Script::new(
+        "A heuristic record and a pending branch survive a restart; the branch is driven on.",
+    );
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided).votes_commit(1).votes_commit(2);
+    s.flushed().acknowledges(1, Done::Heuristic(BranchResult::RolledBack), "by hand").flushed();
+    s.restart().flushed().done(2).flushed().resolve(Some(2));
+    s.check("restart_heuristic");
+}
+
+#[test]
+fn a_log_that_went_back_in_time() {
+    let mut s = Script::new(
+        "A participant was told a frame that this log does not hold: nothing is presumed.",
+    );
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided).votes_commit(1).votes_commit(2);
+    s.lose_tail_and_restart().flushed();
+    s.inquire(1).attach_having_seen(1, 2).inquire(1).resolve(Some(2));
+    s.check("went_back");
+}
