@@ -10,7 +10,8 @@ pub fn delay_ms(seed: u64, key: &[u8], attempt: u32, min_ms: u64, max_ms: u64) -
     half + mix(seed, key, attempt) % (whole - half + 1)
 }
 
-/// FNV-1a over the key, then a finalizer (splitmix64), so that neighbouring keys and attempts spread.
+/// FNV-1a over the key, then a finalizer (splitmix64), so that neighbouring keys and attempts
+/// spread.
 fn mix(seed: u64, key: &[u8], attempt: u32) -> u64 {
     let start =
         seed ^ 0xcbf2_9ce4_8422_2325 ^ u64::from(attempt).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -84,7 +84,8 @@ fn be_u32(from: &[u8]) -> u32 {
     u32::from_be_bytes([from[0], from[1], from[2], from[3]])
 }
 
-/// Names a transaction: version 1, cluster 4, slot 2, incarnation 4, epoch 4, sequence 8, kind 1 bytes, big endian.
+/// Names a transaction: version 1, cluster 4, slot 2, incarnation 4, epoch 4, sequence 8, kind 1
+/// bytes, big endian.
 ///
 /// Within one log, the byte order is the order of beginning.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -147,7 +148,8 @@ impl Gtrid {
     }
 }
 
-/// Names a branch in its transaction: resource manager 4, branch 4, owner 14, flags 2 bytes, big endian.
+/// Names a branch in its transaction: resource manager 4, branch 4, owner 14, flags 2 bytes, big
+/// endian.
 ///
 /// The owner is the coordinator's life that drives this branch; inquiries are judged by it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -191,9 +193,11 @@ impl Bqual {
     }
 }
 
-/// The resource manager number of a participant's resource: FNV-1a over name, a zero byte and resource id.
+/// The resource manager number of a participant's resource: FNV-1a over name, a zero byte and
+/// resource id.
 ///
-/// It routes within one participant; a clash between participants is found at enlist, where the whole bqual counts.
+/// It routes within one participant; a clash between participants is found at enlist, where the
+/// whole bqual counts.
 #[must_use]
 pub fn resource_manager(participant: &ParticipantName, resource: &ResourceId) -> u32 {
     let bytes = participant.as_str().bytes().chain([0]).chain(resource.as_str().bytes());

@@ -13,17 +13,18 @@
 //!  Action::Reply     one answer for one waiting caller
 //! ```
 //!
-//! The coordinator waits for the flush itself: an action may be carried out the moment it is polled, in any order
-//! relative to other actions, and nothing that shows a decision is given out before its record is durable.
-//! [`participant`] is the other side, in the same shape.
+//! The coordinator waits for the flush itself: an action may be carried out the moment it is
+//! polled, in any order relative to other actions, and nothing that shows a decision is given out
+//! before its record is durable. [`participant`] is the other side, in the same shape.
 //!
-//! What this crate is *not*: it reads no clock and no entropy, opens no file and no socket, spawns nothing, and has
-//! no unordered map; its `clippy.toml` bans them. The same inputs give the same outputs, so a simulator or a model
-//! checker runs the very code that ships. How records are stored is `unanimous-recovery`'s, how messages travel
-//! `unanimous-server`'s and `unanimous-sdk`'s business.
+//! What this crate is *not*: it reads no clock and no entropy, opens no file and no socket, spawns
+//! nothing, and has no unordered map; its `clippy.toml` bans them. The same inputs give the same
+//! outputs, so a simulator or a model checker runs the very code that ships. How records are stored
+//! is `unanimous-recovery`'s, how messages travel `unanimous-server`'s and `unanimous-sdk`'s
+//! business.
 //!
-//! Rules cite the contract by section: "section 3" is the coordinator's table, "section 6" says who may be told
-//! "rolled back".
+//! Rules cite the contract by section: "section 3" is the coordinator's table, "section 6" says who
+//! may be told "rolled back".
 
 pub mod backoff;
 pub mod coordinator;
@@ -46,7 +47,8 @@ pub use record::{Evidence, Record};
 
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds of a clock that never goes back, counted from any fixed point. The machines only compare and add.
+/// Milliseconds of a clock that never goes back, counted from any fixed point. The machines only
+/// compare and add.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]

@@ -5,22 +5,24 @@ use crate::outcome::{BranchResult, Decision, Outcome};
 use crate::record::{Evidence, Record};
 use crate::{FrameNumber, Lsn};
 
-/// Names a caller that waits for a reply. Given out by the driver; the coordinator only hands it back.
+/// Names a caller that waits for a reply. Given out by the driver; the coordinator only hands it
+/// back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallerId(pub u64);
 
 /// Everything that can happen to the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// Somebody asked for something. Exactly one [`Action::Reply`] follows, now or later, except for
-    /// [`Request::Attach`], which has none.
+    /// Somebody asked for something. Exactly one [`Action::Reply`] follows, now or later, except
+    /// for [`Request::Attach`], which has none.
     Requested {
         /// Who gets the reply.
         by: CallerId,
         /// What is asked.
         request: Request,
     },
-    /// A participant answered about a branch. The session layer has checked that `from` is who it says.
+    /// A participant answered about a branch. The session layer has checked that `from` is who it
+    /// says.
     Answered {
         /// The participant whose session it came from.
         from: ParticipantName,
@@ -84,7 +86,8 @@ pub enum Request {
         /// Its branch.
         branch: BranchId,
     },
-    /// A participant's session has opened: what is pending for its resources is sent again at once. No reply.
+    /// A participant's session has opened: what is pending for its resources is sent again at once.
+    /// No reply.
     Attach {
         /// The participant.
         participant: ParticipantName,

@@ -1,9 +1,10 @@
-//! The participant's branch state machine (section 4), in the shape of the coordinator's: one event in, actions out,
-//! one deadline.
+//! The participant's branch state machine (section 4), in the shape of the coordinator's: one event
+//! in, actions out, one deadline.
 //!
-//! The machine asks the *resource* about every branch it does not know ("none" in the contract means: neither in
-//! memory nor in the resource, asked now), so prepare, commit, commit in one phase and rollback may come to a resource
-//! for branches it has finished, or has never seen. Calls for one branch are never made at the same time.
+//! The machine asks the *resource* about every branch it does not know ("none" in the contract
+//! means: neither in memory nor in the resource, asked now), so prepare, commit, commit in one
+//! phase and rollback may come to a resource for branches it has finished, or has never seen. Calls
+//! for one branch are never made at the same time.
 
 use crate::id::{BranchId, LogId, Owner};
 use crate::message::{Answer, Done, Verdict, Vote};
@@ -192,7 +193,8 @@ struct Branch {
     /// What to say when it is undone.
     vote_after: Option<String>,
     acknowledge_after: Option<Done>,
-    /// Not known here when it was asked for: perhaps prepared by another process of this participant.
+    /// Not known here when it was asked for: perhaps prepared by another process of this
+    /// participant.
     asking: bool,
     /// The decision came while the resource was being asked: its answer first, then the commit.
     commit_after: Option<Option<Evidence>>,
@@ -555,8 +557,8 @@ impl Participant {
         }
     }
 
-    /// A hazard is no knowledge: nothing to keep, the resource is asked again at every repeat. Anything else is
-    /// reported until the coordinator says that it is on record.
+    /// A hazard is no knowledge: nothing to keep, the resource is asked again at every repeat.
+    /// Anything else is reported until the coordinator says that it is on record.
     fn keep_heuristic(&mut self, now: Millis, id: BranchId, result: BranchResult, words: String) {
         if result == BranchResult::Hazard {
             self.drop_branch(&id);

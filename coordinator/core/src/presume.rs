@@ -1,12 +1,14 @@
-//! When a missing record may be read as "rolled back" (section 6). The most dangerous question in the protocol:
-//! answered in one place, without side effects.
+//! When a missing record may be read as "rolled back" (section 6). The most dangerous question in
+//! the protocol: answered in one place, without side effects.
 
 use crate::id::{Gtrid, Owner};
 
-/// What this coordinator knows about itself and its log when it is asked about a transaction it has no record of.
+/// What this coordinator knows about itself and its log when it is asked about a transaction it has
+/// no record of.
 ///
-/// That the log has been fully read, verified and synced, and that the transaction is not in the table, is the
-/// caller's to know: a [`crate::Coordinator`] exists only after the one and asks only after the other.
+/// That the log has been fully read, verified and synced, and that the transaction is not in the
+/// table, is the caller's to know: a [`crate::Coordinator`] exists only after the one and asks only
+/// after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// This life.
@@ -19,8 +21,9 @@ pub struct Standing {
     pub outcome_floor: Option<(u32, u64)>,
 }
 
-/// Whether a participant whose branch has no record may be told to roll back. `branch_owner` is the owner in its
-/// bqual: the coordinator that drives the branch, not always the one that began the transaction.
+/// Whether a participant whose branch has no record may be told to roll back. `branch_owner` is the
+/// owner in its bqual: the coordinator that drives the branch, not always the one that began the
+/// transaction.
 #[must_use]
 pub fn rollback_for_participant(standing: &Standing, gtrid: &Gtrid, branch_owner: Owner) -> bool {
     let mine = branch_owner.log == standing.owner.log;
@@ -28,8 +31,8 @@ pub fn rollback_for_participant(standing: &Standing, gtrid: &Gtrid, branch_owner
     mine && past && !standing.log_behind && begun(standing, gtrid)
 }
 
-/// Whether a client may be told "rolled back" about a transaction without a record. One-phase commits leave no
-/// record, so it must have counted at least two branches.
+/// Whether a client may be told "rolled back" about a transaction without a record. One-phase
+/// commits leave no record, so it must have counted at least two branches.
 #[must_use]
 pub fn rolled_back_for_client(
     standing: &Standing,
@@ -45,7 +48,8 @@ pub fn rolled_back_for_client(
     mine && past && !standing.log_behind && begun(standing, gtrid) && above_floor && two_phase
 }
 
-/// False for an id of this life that has not been given out yet: it may still come to mean something.
+/// False for an id of this life that has not been given out yet: it may still come to mean
+/// something.
 fn begun(standing: &Standing, gtrid: &Gtrid) -> bool {
     gtrid.owner() != standing.owner || gtrid.sequence() < standing.next_sequence
 }

@@ -1,11 +1,11 @@
 //! What the log keeps, and when each record must be durable.
 //!
-//! Marks: **F** forced (durable before anything that shows it), **L** lazy (written with the next group).
-//! A rollback of plain two-phase commit writes nothing: it is presumed (section 6).
+//! Marks: **F** forced (durable before anything that shows it), **L** lazy (written with the next
+//! group). A rollback of plain two-phase commit writes nothing: it is presumed (section 6).
 //!
-//! Foreseen, with their places reserved in the codec's tag table: Intent (last resource), Abort, Prepared
-//! (subordinate), OperatorAct, Branch (TCC over HTTP), Begin (sagas, messages). A reader that meets a tag it does not
-//! know refuses the log as of a newer format; nothing is skipped.
+//! Foreseen, with their places reserved in the codec's tag table: Intent (last resource), Abort,
+//! Prepared (subordinate), OperatorAct, Branch (TCC over HTTP), Begin (sagas, messages). A reader
+//! that meets a tag it does not know refuses the log as of a newer format; nothing is skipped.
 
 use crate::id::{Bqual, Gtrid, ParticipantName, ResourceId, TransactionName};
 use crate::outcome::{BranchResult, Decision};
@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 /// One record of the coordinator's log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Record {
-    /// **F** A life of the coordinator begins. Durable before its first transaction, so epochs never repeat.
+    /// **F** A life of the coordinator begins. Durable before its first transaction, so epochs
+    /// never repeat.
     Boot {
         /// max(last epoch + 1, unix seconds).
         epoch: u32,
@@ -28,8 +29,8 @@ pub enum Record {
         /// The branches that voted commit; read-only voters are left out of phase two.
         branches: Vec<BranchRecord>,
     },
-    /// **F** A branch ended otherwise than decided, or nobody knows how. Carries the whole transaction as it stands;
-    /// a later one for the same transaction replaces it.
+    /// **F** A branch ended otherwise than decided, or nobody knows how. Carries the whole
+    /// transaction as it stands; a later one for the same transaction replaces it.
     Heuristic {
         /// The transaction.
         gtrid: Gtrid,
@@ -49,13 +50,14 @@ pub enum Record {
         /// How it ended.
         result: BranchResult,
     },
-    /// **L** Every branch has acknowledged: the decision need not be driven any more. Its outcome is remembered.
+    /// **L** Every branch has acknowledged: the decision need not be driven any more. Its outcome
+    /// is remembered.
     End {
         /// The transaction.
         gtrid: Gtrid,
     },
-    /// **F** Outcomes of this log's transactions up to and including (epoch, sequence) are about to be dropped:
-    /// from here on a missing record at or below it proves nothing to a client.
+    /// **F** Outcomes of this log's transactions up to and including (epoch, sequence) are about to
+    /// be dropped: from here on a missing record at or below it proves nothing to a client.
     OutcomeFloor {
         /// The epoch of the highest dropped outcome.
         epoch: u32,
@@ -95,7 +97,8 @@ pub enum BranchKind {
 /// The longest detail kept with a branch, in bytes.
 pub const DETAIL_BYTES_MAX: usize = 512;
 
-/// What a resource can later be asked for, so that "no such branch" can be judged. Opaque to the coordinator.
+/// What a resource can later be asked for, so that "no such branch" can be judged. Opaque to the
+/// coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Evidence {
     /// Which rule reads it. At most 32 bytes.

@@ -1,5 +1,5 @@
-//! Every state against every message (catalogue B-05, section 3): one golden table a side. A cell shows the next
-//! state and what comes out. What is not allowed changes nothing.
+//! Every state against every message (catalogue B-05, section 3): one golden table a side. A cell
+//! shows the next state and what comes out. What is not allowed changes nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -132,7 +132,8 @@ fn b_05_answers_from_a_non_member_change_nothing() {
     }
 }
 
-/// P-21: an answer for a transaction of an older life, with the same sequence number, does not touch the new one.
+/// P-21: an answer for a transaction of an older life, with the same sequence number, does not
+/// touch the new one.
 #[test]
 fn p_21_a_late_answer_touches_only_its_own_transaction() {
     let mut s = in_state(State::Preparing);

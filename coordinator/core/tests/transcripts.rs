@@ -1,5 +1,5 @@
-//! Golden transcripts of the main conversations: what goes in, and every action that comes out, in order.
-//! A readable specification of sections 3, 6 and 7 that fails when the protocol changes.
+//! Golden transcripts of the main conversations: what goes in, and every action that comes out, in
+//! order. A readable specification of sections 3, 6 and 7 that fails when the protocol changes.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 

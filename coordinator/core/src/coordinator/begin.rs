@@ -116,8 +116,8 @@ impl Coordinator {
         }
     }
 
-    /// A vote in Active (section 3, *early prepare*). Read-only is not taken: its locks must hold until the others
-    /// have worked, so the branch will be asked.
+    /// A vote in Active (section 3, *early prepare*). Read-only is not taken: its locks must hold
+    /// until the others have worked, so the branch will be asked.
     pub(super) fn on_early_vote(&mut self, now: Millis, id: crate::BranchId, vote: Vote) {
         let Some(transaction) = self.transactions.get_mut(&id.gtrid) else { return };
         let Some(branch) = transaction.branch_mut(&id.bqual) else { return };

@@ -146,7 +146,8 @@ impl Coordinator {
                 transaction.version += 1;
                 self.decide_or_prepare(now, id.gtrid);
             }
-            // Late: the branch that votes no is undone and needs no rollback; one that votes yes gets it anyway.
+            // Late: the branch that votes no is undone and needs no rollback; one that votes yes
+            // gets it anyway.
             State::RollingBack => {
                 if matches!(vote, Vote::Rollback { .. } | Vote::ReadOnly)
                     && branch.ballot == Ballot::Outstanding
@@ -218,7 +219,8 @@ impl Coordinator {
         }
     }
 
-    /// To RollingBack, from Active, MarkedRollback or Preparing. `cause`: unless there is one already.
+    /// To RollingBack, from Active, MarkedRollback or Preparing. `cause`: unless there is one
+    /// already.
     pub(super) fn roll_back(&mut self, now: Millis, gtrid: Gtrid, cause: Option<RollbackCause>) {
         let Some(transaction) = self.transactions.get_mut(&gtrid) else { return };
         if transaction.cause.is_none() {

@@ -52,8 +52,8 @@ impl Coordinator {
         }
     }
 
-    /// A branch of phase two has a result: recorded before anything else if it deviates (section 3, row "branch
-    /// heuristic").
+    /// A branch of phase two has a result: recorded before anything else if it deviates (section 3,
+    /// row "branch heuristic").
     fn take_result(&mut self, now: Millis, id: BranchId) {
         let Some(transaction) = self.transactions.get_mut(&id.gtrid) else { return };
         let decided = match transaction.decision() {
@@ -143,8 +143,9 @@ impl Coordinator {
         }
     }
 
-    /// Repeated: a branch that still reports what it decided alone has missed its forget. One that now says
-    /// something else than before is on record with both (section 7, "a later contradiction").
+    /// Repeated: a branch that still reports what it decided alone has missed its forget. One that
+    /// now says something else than before is on record with both (section 7, "a later
+    /// contradiction").
     fn on_acknowledged_again(
         &mut self,
         now: Millis,
@@ -275,7 +276,8 @@ impl Coordinator {
         self.forget(gtrid, outcome, false);
     }
 
-    /// Out of the table, into the memory of outcomes. `logged`: the log knows it, so it needs an End.
+    /// Out of the table, into the memory of outcomes. `logged`: the log knows it, so it needs an
+    /// End.
     fn forget(&mut self, gtrid: Gtrid, outcome: Outcome, logged: bool) {
         self.cancel_timers(gtrid);
         let Some(transaction) = self.transactions.remove(&gtrid) else { return };
@@ -293,8 +295,8 @@ impl Coordinator {
         self.drop_old_outcomes();
     }
 
-    /// The oldest outcomes are dropped when there are too many: after a durable floor, so that a client asking
-    /// about one of them is told "unknown" and never "rolled back" (section 6).
+    /// The oldest outcomes are dropped when there are too many: after a durable floor, so that a
+    /// client asking about one of them is told "unknown" and never "rolled back" (section 6).
     fn drop_old_outcomes(&mut self) {
         if self.floor_pending || self.outcomes.len() <= self.limits.outcomes_max {
             return;
@@ -324,8 +326,9 @@ impl Coordinator {
         });
     }
 
-    /// A late answer to a transaction that is not in the table. Only a branch that decided alone matters: if that
-    /// contradicts the outcome it is recorded now, and nothing is invented where the outcome is not known.
+    /// A late answer to a transaction that is not in the table. Only a branch that decided alone
+    /// matters: if that contradicts the outcome it is recorded now, and nothing is invented where
+    /// the outcome is not known.
     pub(super) fn on_acknowledged_without_record(
         &mut self,
         now: Millis,

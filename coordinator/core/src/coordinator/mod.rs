@@ -1,13 +1,15 @@
 //! The coordinator's state machine (sections 3, 6 and 7).
 //!
 //! Kinds of methods, in the order they are used:
-//! - [`Coordinator::recover`] folds the log's records, [`Coordinator::start`] begins a life on them.
-//! - [`Coordinator::handle`] takes one event, [`Coordinator::poll`] gives out actions until there are none,
-//!   [`Coordinator::deadline`] tells when to send [`Event::Ticked`].
+//! - [`Coordinator::recover`] folds the log's records, [`Coordinator::start`] begins a life on
+//!   them.
+//! - [`Coordinator::handle`] takes one event, [`Coordinator::poll`] gives out actions until there
+//!   are none, [`Coordinator::deadline`] tells when to send [`Event::Ticked`].
 //! - [`Coordinator::transactions`], [`Coordinator::counters`] and the like only look.
 //!
-//! Files, in the order a transaction lives: `begin` (begin, enlist), `commit` (commit, votes, decide, flushed),
-//! `finish` (acknowledgements, heuristics, forget), `inquire` (clients and participants ask), `timer`, `recover`.
+//! Files, in the order a transaction lives: `begin` (begin, enlist), `commit` (commit, votes,
+//! decide, flushed), `finish` (acknowledgements, heuristics, forget), `inquire` (clients and
+//! participants ask), `timer`, `recover`.
 
 mod begin;
 mod commit;
@@ -45,9 +47,11 @@ pub struct Limits {
     pub retry_ms_min: u64,
     /// Longest delay before a message is sent again.
     pub retry_ms_max: u64,
-    /// How often a rollback is sent to a participant that asks for itself, before it is left to ask.
+    /// How often a rollback is sent to a participant that asks for itself, before it is left to
+    /// ask.
     pub rollback_tries_max: u32,
-    /// How often a forget is sent; a participant that still reports its heuristic result gets another one.
+    /// How often a forget is sent; a participant that still reports its heuristic result gets
+    /// another one.
     pub forget_tries_max: u32,
     /// After waiting this long in phase two, a transaction counts as stuck.
     pub stuck_after_ms: u64,
@@ -96,7 +100,8 @@ pub struct Counters {
     pub unexpected: u64,
 }
 
-/// Tells participants what they may forget: everything of `log` up to (epoch, sequence) but the exceptions.
+/// Tells participants what they may forget: everything of `log` up to (epoch, sequence) but the
+/// exceptions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EndedMark {
     /// Of which log.
@@ -130,7 +135,8 @@ pub struct Coordinator {
     timers: BTreeSet<(Millis, Gtrid, TimerKind)>,
     /// What happens when a record is durable.
     awaited: BTreeMap<Lsn, Awaited>,
-    /// Transactions of this log that may still be driven after a crash: in the table, or ended but not durably.
+    /// Transactions of this log that may still be driven after a crash: in the table, or ended but
+    /// not durably.
     unended: BTreeSet<Gtrid>,
     outcomes: BTreeMap<Gtrid, Remembered>,
     outcome_floor: Option<(u32, u64)>,
@@ -247,14 +253,15 @@ impl Coordinator {
         self.transactions.len()
     }
 
-    /// A participant was told a frame that this log does not hold: it went back in time, and nothing is presumed.
+    /// A participant was told a frame that this log does not hold: it went back in time, and
+    /// nothing is presumed.
     #[must_use]
     pub fn log_behind(&self) -> bool {
         self.log_behind
     }
 
-    /// What participants may forget. It never passes a transaction that could be driven again, even after a power
-    /// loss now.
+    /// What participants may forget. It never passes a transaction that could be driven again, even
+    /// after a power loss now.
     #[must_use]
     pub fn ended_mark(&self) -> Option<EndedMark> {
         let last_sequence = self.next_sequence.checked_sub(1)?;
@@ -262,14 +269,15 @@ impl Coordinator {
             self.unended.iter().take(self.limits.exceptions_max).copied().collect();
         let (epoch, sequence) = match self.unended.iter().nth(self.limits.exceptions_max) {
             None => (self.owner.epoch, last_sequence),
-            // Just below the first one that has no room; below sequence 0 the mark would fall into an older epoch.
+            // Just below the first one that has no room; below sequence 0 the mark would fall into
+            // an older epoch.
             Some(first) => (first.owner().epoch, first.sequence().checked_sub(1)?),
         };
         Some(EndedMark { log: self.owner.log, epoch, sequence, exceptions })
     }
 
-    /// The state without counters, and with times as distances from `now`: equal for states that behave the same.
-    /// For model checkers.
+    /// The state without counters, and with times as distances from `now`: equal for states that
+    /// behave the same. For model checkers.
     #[must_use]
     pub fn canonical(&self, now: Millis) -> Self {
         let mut copy = self.clone();
@@ -316,15 +324,17 @@ impl Coordinator {
         self.actions.push_back(Action::Reply { to, response });
     }
 
-    /// A session has opened. What is pending for it is sent again at once; the backoff stays as it is.
+    /// A session has opened. What is pending for it is sent again at once; the backoff stays as it
+    /// is.
     fn on_attach(
         &mut self,
         participant: &ParticipantName,
         resources: &[ResourceId],
         seen: &[(Owner, FrameNumber)],
     ) {
-        // Told in an earlier life: it must have been there when this one began. Told in a later life: the log, and
-        // with it the epoch, went back. Once known, it stays so: the frames written since are other ones.
+        // Told in an earlier life: it must have been there when this one began. Told in a later
+        // life: the log, and with it the epoch, went back. Once known, it stays so: the frames
+        // written since are other ones.
         self.log_behind |=
             seen.iter().filter(|(owner, _)| owner.log == self.owner.log).any(|(owner, frame)| {
                 match owner.epoch.cmp(&self.owner.epoch) {

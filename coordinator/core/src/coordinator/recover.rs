@@ -1,4 +1,5 @@
-//! The log's records folded into a table. Recovery is not a mode: what comes out re-enters the ordinary path.
+//! The log's records folded into a table. Recovery is not a mode: what comes out re-enters the
+//! ordinary path.
 
 use super::{Awaited, Branch, Coordinator, Counters, Limits, Remembered, State, Transaction};
 use crate::id::{Gtrid, LogId, Owner, TransactionName};
@@ -113,8 +114,8 @@ pub struct Start {
 }
 
 impl Coordinator {
-    /// A new life on what the log says. It asks for its Boot record at once and speaks to nobody before that is
-    /// durable.
+    /// A new life on what the log says. It asks for its Boot record at once and speaks to nobody
+    /// before that is durable.
     #[must_use]
     pub fn start(limits: Limits, start: Start, now: Millis, recovered: Recovered) -> Self {
         let epoch = recovered.next_epoch(start.unix_seconds);

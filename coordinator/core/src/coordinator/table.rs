@@ -9,25 +9,28 @@ use crate::{Lsn, Millis};
 
 /// Where a transaction is (section 3). No entry in the table: never begun, or forgotten.
 ///
-/// Foreseen and not here yet: `LastResourceInDoubt` (between an Intent and what its marker tells), and `Prepared`
-/// (a subordinate that has voted).
+/// Foreseen and not here yet: `LastResourceInDoubt` (between an Intent and what its marker tells),
+/// and `Prepared` (a subordinate that has voted).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
     /// Branches may enlist and work.
     Active,
-    /// A branch voted rollback early: it can only roll back, when its client ends it or its time-out passes.
+    /// A branch voted rollback early: it can only roll back, when its client ends it or its
+    /// time-out passes.
     MarkedRollback,
     /// The commit was requested; votes are outstanding.
     Preparing,
     /// Its only branch has been asked to commit in one phase; the answer decides.
     OnePhase,
-    /// The Commit record is handed to the log, its fate not known. Nothing but the log's answer moves it.
+    /// The Commit record is handed to the log, its fate not known. Nothing but the log's answer
+    /// moves it.
     Deciding,
     /// The decision commit is durable; acknowledgements are outstanding.
     Committing,
     /// Decided rollback; acknowledgements are outstanding.
     RollingBack,
-    /// No branch is pending, and the outcome is not the one decided. Stays until a person resolves it.
+    /// No branch is pending, and the outcome is not the one decided. Stays until a person resolves
+    /// it.
     Heuristic,
 }
 
@@ -226,8 +229,8 @@ pub enum BranchState {
 }
 
 impl Branch {
-    /// Left out of phase two are read-only voters and those that voted rollback: both are finished. One whose vote
-    /// never came may be prepared, so it stays in.
+    /// Left out of phase two are read-only voters and those that voted rollback: both are finished.
+    /// One whose vote never came may be prepared, so it stays in.
     #[must_use]
     pub fn in_phase_two(&self) -> bool {
         matches!(self.ballot, Ballot::Commit | Ballot::Outstanding)
@@ -293,7 +296,8 @@ impl Branch {
 mod tests {
     use super::State;
 
-    /// Section 3: a durable decision is never reversed, and nothing handed to the log is rolled back.
+    /// Section 3: a durable decision is never reversed, and nothing handed to the log is rolled
+    /// back.
     #[test]
     fn nothing_leads_from_a_decision_to_its_reverse() {
         let reachable = |from: State| {

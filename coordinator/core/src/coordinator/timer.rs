@@ -84,7 +84,8 @@ impl Coordinator {
         }
     }
 
-    /// Sends the present state's message to each branch whose answer is awaited, and forgets that are due.
+    /// Sends the present state's message to each branch whose answer is awaited, and forgets that
+    /// are due.
     pub(super) fn drive(&mut self, gtrid: Gtrid, only: Option<&ParticipantName>) {
         debug_assert!(self.started, "nothing is sent before this life's first record is durable");
         let Some(transaction) = self.transactions.get(&gtrid) else { return };

@@ -1,4 +1,5 @@
-//! Writes a conversation with the coordinator down, line by line, and compares it with the golden file.
+//! Writes a conversation with the coordinator down, line by line, and compares it with the golden
+//! file.
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -14,11 +15,11 @@ use unanimous_core::{
     ParticipantName, Record, ResourceId, TransactionName,
 };
 
-pub const LOG: LogId = LogId { cluster: 1, slot: 1, incarnation: 0xabcd };
+pub(crate) const LOG: LogId = LogId { cluster: 1, slot: 1, incarnation: 0xabcd };
 
-pub struct Script {
-    pub coordinator: Coordinator,
-    pub now: Millis,
+pub(crate) struct Script {
+    pub(crate) coordinator: Coordinator,
+    pub(crate) now: Millis,
     text: String,
     gtrid: Option<Gtrid>,
     begun: usize,
@@ -29,15 +30,15 @@ pub struct Script {
     frame: u64,
 }
 
-pub fn participant(number: u32) -> ParticipantName {
+pub(crate) fn participant(number: u32) -> ParticipantName {
     ParticipantName::new(&format!("p{number}")).unwrap()
 }
 
-pub fn resource(number: u32) -> ResourceId {
+pub(crate) fn resource(number: u32) -> ResourceId {
     ResourceId::new(&format!("r{number}")).unwrap()
 }
 
-pub fn limits() -> Limits {
+pub(crate) fn limits() -> Limits {
     Limits {
         timeout_ms_default: 2_000,
         retry_ms_min: 200,
@@ -47,7 +48,7 @@ pub fn limits() -> Limits {
 }
 
 impl Script {
-    pub fn new(title: &str) -> Self {
+    pub(crate) fn new(title: &str) -> Self {
         let mut script = Self {
             coordinator: Self::life(Recovered::default(), 0, 1, Millis(0)),
             now: Millis(0),
@@ -75,11 +76,11 @@ impl Script {
         Coordinator::start(limits(), start, now, recovered)
     }
 
-    pub fn gtrid(&self) -> Gtrid {
+    pub(crate) fn gtrid(&self) -> Gtrid {
         self.gtrid.expect("a transaction was begun")
     }
 
-    pub fn branch(&self, number: u32) -> BranchId {
+    pub(crate) fn branch(&self, number: u32) -> BranchId {
         let manager = resource_manager(&participant(number), &resource(number));
         let owner = self.gtrid().owner();
         BranchId { gtrid: self.gtrid(), bqual: Bqual::new(manager, number, owner) }
@@ -148,12 +149,12 @@ impl Script {
         }
     }
 
-    pub fn begin(&mut self) -> &mut Self {
+    pub(crate) fn begin(&mut self) -> &mut Self {
         let name = TransactionName::new("transfer").unwrap();
         self.ask("begin", Request::Begin { name, timeout_ms: 0 })
     }
 
-    pub fn enlist(&mut self, number: u32) -> &mut Self {
+    pub(crate) fn enlist(&mut self, number: u32) -> &mut Self {
         let enlistment = Enlistment {
             branch: self.branch(number),
             participant: participant(number),
@@ -165,33 +166,33 @@ impl Script {
         self.ask(&format!("p{number} enlists"), Request::Enlist(enlistment))
     }
 
-    pub fn commit(&mut self, expected_branches: Option<u32>, wait: Wait) -> &mut Self {
+    pub(crate) fn commit(&mut self, expected_branches: Option<u32>, wait: Wait) -> &mut Self {
         let gtrid = self.gtrid();
         let words = format!("commit, counted {expected_branches:?}, wait {wait:?}");
         self.ask(&words, Request::Commit { gtrid, expected_branches, wait })
     }
 
-    pub fn rollback(&mut self) -> &mut Self {
+    pub(crate) fn rollback(&mut self) -> &mut Self {
         let gtrid = self.gtrid();
         self.ask("rollback", Request::Rollback { gtrid })
     }
 
-    pub fn resolve(&mut self, expected_branches: Option<u32>) -> &mut Self {
+    pub(crate) fn resolve(&mut self, expected_branches: Option<u32>) -> &mut Self {
         let gtrid = self.gtrid();
         let words = format!("what became of it? counted {expected_branches:?}");
         self.ask(&words, Request::Resolve { gtrid, expected_branches, wait: false })
     }
 
-    pub fn inquire(&mut self, number: u32) -> &mut Self {
+    pub(crate) fn inquire(&mut self, number: u32) -> &mut Self {
         let (from, branch) = (participant(number), self.branch(number));
         self.ask(&format!("p{number} inquires"), Request::Inquire { from, branch })
     }
 
-    pub fn attach(&mut self, number: u32) -> &mut Self {
+    pub(crate) fn attach(&mut self, number: u32) -> &mut Self {
         self.attach_seen(number, Vec::new(), "")
     }
 
-    pub fn attach_having_seen(&mut self, number: u32, frame: u64) -> &mut Self {
+    pub(crate) fn attach_having_seen(&mut self, number: u32, frame: u64) -> &mut Self {
         let owner: Owner = self.gtrid().owner();
         let words = format!(" having seen frame {frame} of that life");
         self.attach_seen(number, vec![(owner, FrameNumber(frame))], &words)
@@ -212,7 +213,7 @@ impl Script {
         self.event(&format!("p{number} attaches{words}"), event)
     }
 
-    pub fn answered(&mut self, number: u32, words: &str, answer: Answer) -> &mut Self {
+    pub(crate) fn answered(&mut self, number: u32, words: &str, answer: Answer) -> &mut Self {
         let event = Event::Answered {
             from: participant(number),
             resource: resource(number),
@@ -222,32 +223,32 @@ impl Script {
         self.event(&format!("p{number} {words}"), event)
     }
 
-    pub fn votes_commit(&mut self, number: u32) -> &mut Self {
+    pub(crate) fn votes_commit(&mut self, number: u32) -> &mut Self {
         let evidence = Some(Evidence { kind: "test".to_owned(), data: vec![1] });
         self.answered(number, "votes commit", Answer::Voted(Vote::Commit { evidence }))
     }
 
-    pub fn votes_read_only(&mut self, number: u32) -> &mut Self {
+    pub(crate) fn votes_read_only(&mut self, number: u32) -> &mut Self {
         self.answered(number, "votes read-only", Answer::Voted(Vote::ReadOnly))
     }
 
-    pub fn votes_rollback(&mut self, number: u32, reason: &str) -> &mut Self {
+    pub(crate) fn votes_rollback(&mut self, number: u32, reason: &str) -> &mut Self {
         let vote = Vote::Rollback { reason: reason.to_owned() };
         self.answered(number, &format!("votes rollback: {reason}"), Answer::Voted(vote))
     }
 
-    pub fn done(&mut self, number: u32) -> &mut Self {
+    pub(crate) fn done(&mut self, number: u32) -> &mut Self {
         self.acknowledges(number, Done::Done, "")
     }
 
-    pub fn acknowledges(&mut self, number: u32, done: Done, detail: &str) -> &mut Self {
+    pub(crate) fn acknowledges(&mut self, number: u32, done: Done, detail: &str) -> &mut Self {
         let words = format!("acknowledges {done:?} {detail}");
         let answer = Answer::Acknowledged { done, detail: detail.to_owned() };
         self.answered(number, words.trim_end(), answer)
     }
 
     /// Everything handed to the log is durable.
-    pub fn flushed(&mut self) -> &mut Self {
+    pub(crate) fn flushed(&mut self) -> &mut Self {
         self.durable = self.log.len();
         self.frame += 1;
         let upto = Lsn(self.durable.try_into().unwrap());
@@ -255,12 +256,12 @@ impl Script {
         self.event(&words, Event::Flushed { upto, frame: FrameNumber(self.frame) })
     }
 
-    pub fn wait_ms(&mut self, ms: u64) -> &mut Self {
+    pub(crate) fn wait_ms(&mut self, ms: u64) -> &mut Self {
         self.now = self.now.plus(ms);
         self.event(&format!("{ms} ms pass"), Event::Ticked)
     }
 
-    pub fn tick_until_idle(&mut self) -> &mut Self {
+    pub(crate) fn tick_until_idle(&mut self) -> &mut Self {
         while let Some(deadline) = self.coordinator.deadline() {
             let ms = deadline.since(self.now);
             self.wait_ms(ms);
@@ -269,13 +270,13 @@ impl Script {
     }
 
     /// Only what was flushed is left.
-    pub fn restart(&mut self) -> &mut Self {
+    pub(crate) fn restart(&mut self) -> &mut Self {
         self.log.truncate(self.durable);
         self.restart_on_log()
     }
 
     /// The last durable group is lost as well: the disk, or its copy, went back in time.
-    pub fn lose_tail_and_restart(&mut self) -> &mut Self {
+    pub(crate) fn lose_tail_and_restart(&mut self) -> &mut Self {
         self.flushed();
         self.log.truncate(self.durable - 1);
         self.frame -= 1;
@@ -293,30 +294,30 @@ impl Script {
     }
 
     /// From here on it is about a transaction that was not begun here.
-    pub fn stranger(&mut self, gtrid: Gtrid) -> &mut Self {
+    pub(crate) fn stranger(&mut self, gtrid: Gtrid) -> &mut Self {
         self.gtrid = Some(gtrid);
         self.line(&format!("# {gtrid}"));
         self
     }
 
     /// Everything written down since the last call.
-    pub fn take_text(&mut self) -> String {
+    pub(crate) fn take_text(&mut self) -> String {
         std::mem::take(&mut self.text)
     }
 
-    pub fn note(&mut self, text: &str) -> &mut Self {
+    pub(crate) fn note(&mut self, text: &str) -> &mut Self {
         self.line(text);
         self
     }
 
-    pub fn state(&self) -> String {
+    pub(crate) fn state(&self) -> String {
         match self.coordinator.transaction(&self.gtrid()) {
             Some(transaction) => format!("{:?}", transaction.state()),
             None => "forgotten".to_owned(),
         }
     }
 
-    pub fn check(&mut self, name: &str) {
+    pub(crate) fn check(&mut self, name: &str) {
         let counters = format!(
             "= {:?}\n= {} in the table",
             self.coordinator.counters(),
