@@ -95,9 +95,10 @@ fn b_05_every_coordinator_state_against_every_event() {
 }
 
 fn golden(name: &str, table: &str) {
-    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false, snapshot_path => "snapshots" }, {
-        insta::assert_snapshot!(name, table);
-    });
+    let mut settings = insta::Settings::clone_current();
+    settings.set_omit_expression(true);
+    settings.set_prepend_module_to_snapshot(false);
+    settings.bind(|| insta::assert_snapshot!(name, table));
 }
 
 /// A branch is answered for only by its own participant and resource.

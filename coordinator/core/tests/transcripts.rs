@@ -108,7 +108,7 @@ fn p_18_yes_then_no() {
 #[test]
 fn p_19_heuristic_rollback_of_one_branch() {
     let mut s = Script::new(
-        "P-19: a branch rolled back alone: recorded before it may forget; the others commit; kept until resolved.",
+        "P-19: a branch rolled back alone: recorded before it may forget; kept until resolved.",
     );
     s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Completed);
     s.votes_commit(1).votes_commit(2).flushed();
@@ -157,7 +157,7 @@ fn counted_branches_differ() {
 #[test]
 fn time_out_and_retries() {
     let mut s = Script::new(
-        "A silent participant: asked again, then the time-out rolls back; it is told a few times, then left to ask.",
+        "A silent participant: asked again, rolled back at the time-out, then left to ask.",
     );
     s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided).votes_commit(1);
     s.tick_until_idle();
