@@ -95,7 +95,7 @@ pub enum BranchKind {
 }
 
 /// The longest detail kept with a branch, in bytes.
-pub const DETAIL_BYTES_MAX: usize = 512;
+pub const DETAIL_BYTES_MAX: usize = 256;
 
 /// What a resource can later be asked for, so that "no such branch" can be judged. Opaque to the
 /// coordinator.

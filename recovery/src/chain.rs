@@ -1,0 +1,153 @@
+//! The check of a store's frames: numbers, checksums, chain, LSNs, and the witness.
+
+use crate::damage::{At, Finding, Found, OpenError, Verdict};
+use crate::frame::{Frame, FrameError, frame_crc};
+use crate::store::{ChainStart, FrameStore, StoreError};
+use crate::witness::Witness;
+use std::path::Path;
+
+/// The end of a checked chain, where the next frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Chain {
+    pub(crate) first: u64,
+    pub(crate) next_number: u64,
+    pub(crate) last_crc: u32,
+    pub(crate) next_lsn: u64,
+    pub(crate) records: u64,
+}
+
+impl Chain {
+    pub(crate) fn at(start: ChainStart) -> Self {
+        Self {
+            first: start.number,
+            next_number: start.number,
+            last_crc: start.previous_crc,
+            next_lsn: start.first_lsn,
+            records: 0,
+        }
+    }
+
+    pub(crate) fn last_frame(&self) -> u64 {
+        self.next_number.saturating_sub(1)
+    }
+
+    pub(crate) fn frames(&self) -> u64 {
+        self.next_number - self.first
+    }
+
+    /// Checks that these bytes, stored under this number, are the chain's next frame, and takes
+    /// them.
+    pub(crate) fn accept(&mut self, number: Option<u64>, bytes: &[u8]) -> Result<Frame, Finding> {
+        let expected = self.next_number;
+        let finding = |found, detail: String| Finding::new(found, At::Frame(expected), detail);
+        let number = number
+            .ok_or_else(|| finding(Found::NotAFrame, "a key is not a frame's number".to_owned()))?;
+        if number != expected {
+            return Err(finding(Found::FrameMissing, format!("the next one is {number}")));
+        }
+        let frame = Frame::decode(bytes).map_err(|error| {
+            let found = match error {
+                FrameError::NotAFrame(_) | FrameError::Lengths => Found::NotAFrame,
+                FrameError::Checksum { .. } => Found::FrameChecksum,
+                FrameError::Newer(_) => Found::FrameNewer,
+            };
+            finding(found, error.to_string())
+        })?;
+        if frame.number != expected {
+            return Err(finding(
+                Found::FrameMissing,
+                format!("frame {} in its place", frame.number),
+            ));
+        }
+        if frame.previous_crc != self.last_crc {
+            let (is, should) = (frame.previous_crc, self.last_crc);
+            return Err(finding(Found::ChainBroken, format!("{is:08x} instead of {should:08x}")));
+        }
+        if frame.first_lsn != self.next_lsn {
+            let (is, should) = (frame.first_lsn, self.next_lsn);
+            return Err(finding(Found::LsnBroken, format!("LSN {is} instead of {should}")));
+        }
+        self.next_number += 1;
+        self.last_crc = frame_crc(bytes);
+        self.next_lsn += frame.records.len() as u64;
+        self.records += frame.records.len() as u64;
+        Ok(frame)
+    }
+}
+
+/// What a check found in order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Checked {
+    pub(crate) start: ChainStart,
+    pub(crate) chain: Chain,
+    pub(crate) unwitnessed: u64,
+}
+
+/// Reads the chain's start.
+pub(crate) fn read_start(dir: &Path, store: &dyn FrameStore) -> Result<ChainStart, OpenError> {
+    let stored = store.chain_start().map_err(|error| store_error(dir, error))?;
+    let start = stored.as_deref().and_then(ChainStart::decode);
+    start.ok_or_else(|| Finding::new(Found::ChainStartBad, At::Directory, "").refuse(dir))
+}
+
+/// Checks every frame against its neighbours and the witness; hands each to `take` in order.
+pub(crate) fn check(
+    dir: &Path,
+    store: &dyn FrameStore,
+    witness: &Witness,
+    mut take: impl FnMut(Frame) -> Result<(), Finding>,
+) -> Result<Checked, OpenError> {
+    let judge = |finding: Finding| finding.judge(dir, witness.clean);
+    let start = read_start(dir, store)?;
+    let mut chain = Chain::at(start);
+    let differs = |chain: &Chain| {
+        let detail = format!("{:08x}, witnessed {:08x}", chain.last_crc, witness.frame_crc);
+        let at = At::Frame(witness.frame);
+        let wrong = chain.last_frame() == witness.frame && chain.last_crc != witness.frame_crc;
+        wrong.then(|| Finding::new(Found::WitnessedFrameDiffers, at, detail))
+    };
+    if let Some(finding) = differs(&chain) {
+        judge(finding)?;
+    }
+    for stored in store.frames() {
+        let (number, bytes) = stored.map_err(|error| store_error(dir, error))?;
+        let number = number.map(|number| number.0);
+        if number.is_some_and(|number| number < start.number) {
+            continue; // A crash between storing the start and dropping the frames below it.
+        }
+        let frame = match chain.accept(number, &bytes) {
+            Ok(frame) => frame,
+            Err(finding) => {
+                judge(finding)?;
+                continue;
+            }
+        };
+        if let Some(finding) = differs(&chain) {
+            judge(finding)?;
+        }
+        if let Err(finding) = take(frame) {
+            judge(finding)?;
+        }
+    }
+    let (last, at) = (chain.last_frame(), At::Frame(chain.last_frame()));
+    let found = match last.cmp(&witness.frame) {
+        std::cmp::Ordering::Less => Found::EndsBeforeWitness,
+        std::cmp::Ordering::Equal => Found::EndsAtWitness,
+        std::cmp::Ordering::Greater => Found::FramesBeyondWitness,
+    };
+    let detail = format!("the log ends at frame {last}, its witness says {}", witness.frame);
+    let counted = judge(Finding::new(found, at, detail))? == Verdict::Counted;
+    let beyond = last.saturating_sub(witness.frame).min(chain.frames());
+    Ok(Checked { start, chain, unwitnessed: if counted { beyond } else { 0 } })
+}
+
+/// A store's error while a log is opened.
+pub(crate) fn store_error(dir: &Path, error: StoreError) -> OpenError {
+    let detail = error.to_string();
+    let found = match error {
+        StoreError::Io { .. } => Found::ReadFailed,
+        StoreError::Refused { .. } => Found::StoreRefused,
+        StoreError::Panicked { .. } => Found::StorePanicked,
+    };
+    Finding::new(found, At::File(dir.to_owned(), 0), detail).refuse(dir)
+}

@@ -1,0 +1,45 @@
+//! The durable log of Unanimous: what was told to anybody can be read again after any crash.
+//!
+//! ```text
+//!  OpenOptions::open ---> OpenedLog ---records()---> the caller folds them in
+//!                             |
+//!                           start()
+//!                             |
+//!  Writer::append ---> queue ---> thread "log": one frame, one store append ---> on_flushed(group)
+//!                                      |
+//!                                      +---> thread "witness": last durable frame, each 100 ms
+//! ```
+//! Reading order: [`frame`] (bytes of one group commit), [`codec`] (bytes of one record), [`store`]
+//! (what a store promises), [`damage`] (what everything found on open means), [`open`], [`writer`],
+//! [`inspect`] (offline).
+//!
+//! Words: a record is *submitted* once [`Writer::append`] has taken it, *flushed* once `on_flushed`
+//! named an LSN at or above it. Only flushed is durable. A frame is one group commit; at most one
+//! frame is not yet durable.
+//!
+//! What this crate is *not*: it knows no protocol (it stores bytes and counts them), retries no
+//! failed write or sync, and repairs nothing.
+
+mod chain;
+pub mod codec;
+pub mod crash_point;
+pub mod damage;
+mod files;
+pub mod frame;
+mod identity;
+pub mod inspect;
+pub mod museum;
+pub mod open;
+mod sled_store;
+pub mod store;
+#[cfg(test)]
+mod testing;
+mod witness;
+pub mod writer;
+
+pub use crash_point::{CRASH_POINTS, crash_point};
+pub use damage::{ErrorClass, Found, OpenError};
+pub use identity::LogKind;
+pub use inspect::{VerifyReport, read_records, read_records_lenient, verify};
+pub use open::{OpenOptions, OpenReport, OpenedLog, StoredRecord};
+pub use writer::{AppendError, Flushed, LogFailed, Stats, Writer};

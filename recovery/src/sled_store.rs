@@ -1,0 +1,322 @@
+//! Frames in sled 0.34.7. The only file that knows sled.
+//!
+//! - `flush()` is not durable on Linux (`sync_file_range`): `append` follows it with `sync_data` on
+//!   a handle of our own, opened before sled writes a byte, so that it sees every write-back error.
+//! - Items above a quarter of the segment become blob files that sled never syncs.
+//!   [`crate::frame::FRAME_BYTES_MAX`] keeps whole leaves below that; a blob that appears all the
+//!   same is an error before anything is told.
+//! - `snap.*` files are a cache: without one `read_snapshot_or_default` scans `db` from the start,
+//!   and a damaged one fails the open. A copy is made without them.
+//! - Opening repairs and may panic or lose frames silently: only ever open a copy, and check what
+//!   it gives.
+
+use crate::crash_point::crash_point;
+use crate::museum::bug;
+use crate::store::{ChainStart, FrameStore, StoreError, StoredFrames};
+use std::any::Any;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use unanimous_core::FrameNumber;
+
+const SEGMENT_BYTES: usize = 8 << 20;
+const CACHE_BYTES: u64 = 32 << 20;
+/// No frame number: it has five bytes.
+const START_KEY: &[u8] = b"start";
+
+/// A directory's entries that a copy leaves out.
+pub(crate) fn is_snapshot(name: &str) -> bool {
+    name.starts_with("snap.")
+}
+
+pub(crate) struct SledStore {
+    /// `None` only while it is being dropped.
+    db: Option<sled::Db>,
+    own_handle: File,
+    dir: PathBuf,
+}
+
+impl SledStore {
+    /// Opens a copy, or creates a store in an empty directory. Writes to the directory; nothing of
+    /// it is durable.
+    pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
+        let doing = "opening the store";
+        let io = |error: std::io::Error| StoreError::Io { doing, error: error.to_string() };
+        let own_handle = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(dir.join("db"))
+            .map_err(io)?;
+        let db = guarded(doing, || {
+            sled::Config::new()
+                .path(dir)
+                .segment_size(SEGMENT_BYTES)
+                .cache_capacity(CACHE_BYTES)
+                .flush_every_ms(None)
+                .use_compression(false)
+                .open()
+        })?;
+        Ok(Self { db: Some(db), own_handle, dir: dir.to_owned() })
+    }
+
+    fn db(&self) -> &sled::Db {
+        self.db.as_ref().expect("the database is there until the store is dropped")
+    }
+
+    /// Makes everything written so far durable.
+    fn sync(&self) -> Result<(), StoreError> {
+        guarded("flushing", || self.db().flush())?;
+        crash_point("log.after_flush");
+        let io =
+            |error: std::io::Error| StoreError::Io { doing: "syncing", error: error.to_string() };
+        if !bug("skip-own-sync") {
+            self.own_handle.sync_data().map_err(io)?;
+        }
+        if std::fs::read_dir(self.dir.join("blobs")).map_err(io)?.next().is_some() {
+            let error = "sled wrote a blob file, which it never syncs".to_owned();
+            return Err(StoreError::Refused { doing: "syncing", error });
+        }
+        Ok(())
+    }
+
+    /// Stores the chain's start of a new log; durable on `Ok` except for the directory entries.
+    pub(crate) fn begin_chain(&mut self, start: ChainStart) -> Result<(), StoreError> {
+        guarded("writing the chain's start", || self.db().insert(START_KEY, start.encode()))?;
+        self.sync()
+    }
+
+    /// Hands all that sled holds in memory to the operating system.
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        guarded("flushing", || self.db().flush()).map(drop)
+    }
+}
+
+impl FrameStore for SledStore {
+    fn append(&mut self, number: FrameNumber, frame: &[u8]) -> Result<(), StoreError> {
+        guarded("writing a frame", || self.db().insert(number.0.to_be_bytes(), frame))?;
+        crash_point("log.after_insert");
+        self.sync()?;
+        crash_point("log.after_sync");
+        Ok(())
+    }
+
+    fn frames(&self) -> StoredFrames<'_> {
+        let mut iter = self.db().iter();
+        Box::new(std::iter::from_fn(move || {
+            loop {
+                let next = guarded("reading a frame", || iter.next().transpose());
+                let (key, value) = match next {
+                    Ok(None) => return None,
+                    Err(error) => return Some(Err(error)),
+                    Ok(Some(pair)) => pair,
+                };
+                if key != START_KEY {
+                    let number = <[u8; 8]>::try_from(&*key).ok();
+                    let number = number.map(|bytes| FrameNumber(u64::from_be_bytes(bytes)));
+                    return Some(Ok((number, value.to_vec())));
+                }
+            }
+        }))
+    }
+
+    fn chain_start(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let value = guarded("reading the chain's start", || self.db().get(START_KEY))?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    fn drop_below(&mut self, start: ChainStart) -> Result<(), StoreError> {
+        self.begin_chain(start)?;
+        let dropped = ..start.number.to_be_bytes().to_vec();
+        guarded("dropping frames", || {
+            for key in self.db().range(dropped).keys() {
+                self.db().remove(key?)?;
+            }
+            Ok(())
+        })?;
+        self.sync()
+    }
+
+    fn bytes_on_disk(&self) -> u64 {
+        self.own_handle.metadata().map_or(0, |metadata| metadata.blocks() * 512)
+    }
+
+    fn close(mut self: Box<Self>) -> Result<(), StoreError> {
+        self.sync()?;
+        let db = self.db.take();
+        guarded("closing the store", || {
+            drop(db);
+            Ok(())
+        })?;
+        self.own_handle
+            .sync_all()
+            .map_err(|error| StoreError::Io { doing: "syncing", error: error.to_string() })
+    }
+}
+
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        let db = self.db.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(db))).is_err() {
+            tracing::warn!(dir = %self.dir.display(), "sled panicked while it was dropped");
+        }
+    }
+}
+
+fn guarded<T>(
+    doing: &'static str,
+    call: impl FnOnce() -> sled::Result<T>,
+) -> Result<T, StoreError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(translated(doing, &error)),
+        Err(panic) => Err(StoreError::Panicked { doing, message: panic_message(&*panic) }),
+    }
+}
+
+/// sled reports both what the system refused and what it cannot make sense of as IO errors; only
+/// the first has a system error number, and a seek to a place out of a damaged file is not the
+/// system's fault.
+fn translated(doing: &'static str, error: &sled::Error) -> StoreError {
+    match error {
+        sled::Error::Io(io)
+            if io.raw_os_error().is_some() && io.kind() != ErrorKind::InvalidInput =>
+        {
+            StoreError::Io { doing, error: io.to_string() }
+        }
+        _ => StoreError::Refused { doing, error: error.to_string() },
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
+}
+
+#[cfg(test)]
+impl SledStore {
+    pub(crate) fn remove_frame(&mut self, number: u64) {
+        self.db().remove(number.to_be_bytes()).unwrap();
+    }
+
+    pub(crate) fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.db().insert(key, value).unwrap();
+    }
+
+    pub(crate) fn remove_start(&mut self) {
+        self.db().remove(START_KEY).unwrap();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::copy_store;
+    use crate::frame::FRAME_BYTES_MAX;
+
+    fn frames(store: &SledStore) -> Vec<(u64, Vec<u8>)> {
+        let all = store.frames().map(|frame| frame.unwrap());
+        all.map(|(number, bytes)| (number.unwrap().0, bytes)).collect()
+    }
+
+    fn value(number: u64, length: usize) -> Vec<u8> {
+        let mut state = number;
+        let mut byte = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            state.to_be_bytes()[0]
+        };
+        (0..length).map(|_| byte()).collect()
+    }
+
+    fn start(number: u64) -> ChainStart {
+        ChainStart { number, previous_crc: 7, first_lsn: number }
+    }
+
+    /// Frames of the longest kind through many segments, dropped and rewritten: `append` itself
+    /// fails on a blob.
+    #[test]
+    fn the_longest_frames_make_no_blobs_and_survive_copies_without_snapshots() {
+        let root = tempfile::tempdir().unwrap();
+        let mut dir = root.path().join("0");
+        std::fs::create_dir(&dir).unwrap();
+        let mut store = SledStore::open(&dir).unwrap();
+        store.begin_chain(start(1)).unwrap();
+        let mut next = 1;
+        for round in 1..=4_u64 {
+            for _ in 0..150 {
+                store.append(FrameNumber(next), &value(next, FRAME_BYTES_MAX)).unwrap();
+                next += 1;
+            }
+            let first = next - 30;
+            store.drop_below(start(first)).unwrap();
+            let copy = root.path().join(round.to_string());
+            store.flush().unwrap();
+            copy_store(&dir, &copy).unwrap();
+            assert!(
+                !std::fs::read_dir(&copy)
+                    .unwrap()
+                    .any(|entry| { is_snapshot(&entry.unwrap().file_name().to_string_lossy()) })
+            );
+            store = SledStore::open(&copy).unwrap();
+            dir = copy;
+            let expected: Vec<_> = (first..next).map(|n| (n, value(n, FRAME_BYTES_MAX))).collect();
+            assert!(frames(&store) == expected, "round {round}");
+            let stored = store.chain_start().unwrap().unwrap();
+            assert_eq!(ChainStart::decode(&stored), Some(start(first)));
+        }
+        assert!(store.bytes_on_disk() < 120 << 20, "{}", store.bytes_on_disk());
+    }
+
+    #[test]
+    fn many_short_frames_with_drops_survive_copies_without_snapshots() {
+        let root = tempfile::tempdir().unwrap();
+        let mut dir = root.path().join("0");
+        std::fs::create_dir(&dir).unwrap();
+        let mut store = SledStore::open(&dir).unwrap();
+        store.begin_chain(start(1)).unwrap();
+        let mut next = 1;
+        for round in 1..=3_u64 {
+            for _ in 0..1_500 {
+                let length = usize::try_from(next * 7_919 % 4_000).unwrap();
+                store.append(FrameNumber(next), &value(next, length)).unwrap();
+                next += 1;
+            }
+            let first = next - 400;
+            store.drop_below(start(first)).unwrap();
+            let copy = root.path().join(round.to_string());
+            copy_store(&dir, &copy).unwrap();
+            store = SledStore::open(&copy).unwrap();
+            dir = copy;
+            let read = frames(&store);
+            assert_eq!(read.len(), 400);
+            for (number, bytes) in read {
+                let length = usize::try_from(number * 7_919 % 4_000).unwrap();
+                assert!(number >= first && bytes == value(number, length), "frame {number}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_torn_snapshot_stops_sled_and_not_a_copy_without_it() {
+        let root = tempfile::tempdir().unwrap();
+        let (dir, copy) = (root.path().join("a"), root.path().join("b"));
+        std::fs::create_dir(&dir).unwrap();
+        let mut store = SledStore::open(&dir).unwrap();
+        store.begin_chain(start(1)).unwrap();
+        store.append(FrameNumber(1), b"one").unwrap();
+        Box::new(store).close().unwrap();
+        std::fs::write(dir.join("snap.00000000FFFFFFFF"), [1; 20]).unwrap();
+        copy_store(&dir, &copy).unwrap();
+        assert_eq!(frames(&SledStore::open(&copy).unwrap()), vec![(1, b"one".to_vec())]);
+        assert!(
+            SledStore::open(&dir).is_err(),
+            "the damaged snapshot is what it takes to stop sled"
+        );
+    }
+}

@@ -1,0 +1,479 @@
+//! Group commit: one thread owns the store and writes what is queued as one frame.
+//!
+//! A failed write or sync ends the log: no further write, no retry (after a failed sync a later one
+//! proves nothing), nothing more is told as flushed, and the owner hears of it once, to end the
+//! process.
+
+use crate::chain::Chain;
+use crate::crash_point::crash_point;
+use crate::damage::OpenError;
+use crate::frame::{
+    FRAME_BYTES_MAX, FRAME_OVERHEAD_BYTES, Frame, RECORD_BYTES_MAX, RECORD_OVERHEAD_BYTES,
+    frame_crc,
+};
+use crate::open::{DirLock, Home, OpenedLog};
+use crate::sled_store::panic_message;
+use crate::store::FrameStore;
+use crate::witness::{Witness, WitnessFile};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use unanimous_core::{FrameNumber, Lsn};
+
+/// How long a group without a forced record waits for company.
+const LAZY_WAIT: Duration = Duration::from_millis(50);
+/// The shortest time between two writes of the witness.
+const WITNESS_PAUSE: Duration = Duration::from_millis(100);
+
+/// A group of records became durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flushed {
+    /// Every record up to and including this one is durable.
+    pub upto: Lsn,
+    /// The frame that carried the group.
+    pub frame: FrameNumber,
+    /// Records in the group.
+    pub records: u32,
+}
+
+/// The log cannot be written any more. The process must end: what was queued may or may not be
+/// durable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the log failed: {what}")]
+pub struct LogFailed {
+    /// What failed and how.
+    pub what: String,
+}
+
+/// Why a record was not taken. Its LSN is still the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// Longer than [`RECORD_BYTES_MAX`].
+    #[error("the record has {0} bytes, at most {RECORD_BYTES_MAX} are allowed")]
+    TooLong(usize),
+    /// The log has failed; `on_failed` was or is being told.
+    #[error("the log has failed")]
+    Failed,
+}
+
+/// The log in numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// The highest durable frame.
+    pub durable_frame: FrameNumber,
+    /// Frames written since the open.
+    pub frames: u64,
+    /// Records written since the open.
+    pub records: u64,
+    /// Bytes that the store occupies.
+    pub bytes_on_disk: u64,
+    /// Records submitted and not yet flushed.
+    pub queued_records: u64,
+    /// Their bytes.
+    pub queued_bytes: u64,
+}
+
+enum Command {
+    Append {
+        record: Vec<u8>,
+        force: bool,
+    },
+    /// Write what is queued and end.
+    End,
+    /// The witness could not be written.
+    Fail(LogFailed),
+}
+
+#[derive(Default)]
+struct Gauges {
+    durable_frame: AtomicU64,
+    frames: AtomicU64,
+    records: AtomicU64,
+    bytes_on_disk: AtomicU64,
+    queued_records: AtomicU64,
+    queued_bytes: AtomicU64,
+}
+
+/// What the witness thread is told.
+#[derive(Default)]
+struct Durable {
+    frame: u64,
+    frame_crc: u32,
+    /// The thread sleeps until there is a newer frame; while it pauses, waking it would be a waste.
+    idle: bool,
+    stop: bool,
+}
+
+type Shared = Arc<(Mutex<Durable>, Condvar)>;
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The handle to a running log. Dropping it without [`Writer::close`] is an unclean stop: what is
+/// queued is still written and told, the witness is not marked clean.
+///
+/// Dropping and closing wait for the log's threads, so the callbacks must not wait for the one who
+/// does it.
+pub struct Writer {
+    commands: Sender<Command>,
+    next_lsn: Mutex<u64>,
+    gauges: Arc<Gauges>,
+    durable: Shared,
+    log: Option<JoinHandle<Option<Ended>>>,
+    witness: Option<JoinHandle<Option<WitnessFile>>>,
+    /// `None` once it was given away to the end of the process.
+    lock: Option<DirLock>,
+    dir: PathBuf,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+/// What the log thread leaves behind when it did not fail.
+struct Ended {
+    store: Box<dyn FrameStore>,
+    chain: Chain,
+}
+
+impl OpenedLog {
+    /// Starts the log's threads.
+    ///
+    /// `on_flushed` is called on the log thread, once for each group, after it is durable, in
+    /// order; the next group is not written before it returns. `on_failed` is called at most once;
+    /// nothing is told as flushed after it.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(
+        self,
+        on_flushed: impl FnMut(Flushed) + Send + 'static,
+        on_failed: impl FnOnce(LogFailed) + Send + 'static,
+    ) -> Result<Writer, OpenError> {
+        let Self { store, home, chain, .. } = self;
+        let Home { dir, witness, lock, .. } = home;
+        let (commands, queue) = channel();
+        let gauges = Arc::new(Gauges::default());
+        gauges.durable_frame.store(chain.last_frame(), Ordering::Relaxed);
+        gauges.bytes_on_disk.store(store.bytes_on_disk(), Ordering::Relaxed);
+        let state =
+            Durable { frame: chain.last_frame(), frame_crc: chain.last_crc, ..Durable::default() };
+        let durable: Shared = Arc::new((Mutex::new(state), Condvar::new()));
+        let next_lsn = Mutex::new(chain.next_lsn);
+
+        let log = LogThread {
+            ended: Ended { store, chain },
+            queue,
+            carried: None,
+            ending: false,
+            gauges: Arc::clone(&gauges),
+            durable: Arc::clone(&durable),
+            on_flushed,
+        };
+        let log = spawn("log", &dir, move || log.run_to_the_end(on_failed))?;
+        let witness = {
+            let (durable, commands) = (Arc::clone(&durable), commands.clone());
+            spawn("witness", &dir, move || run_witness(witness, &durable, &commands))?
+        };
+        let (log, witness, lock) = (Some(log), Some(witness), Some(lock));
+        Ok(Writer { commands, next_lsn, gauges, durable, log, witness, lock, dir })
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    dir: &Path,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, OpenError> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(run).map_err(OpenError::io("starting a thread for", dir))
+}
+
+impl Writer {
+    /// Submits a record. Never blocks. It is durable when `on_flushed` names its LSN or a higher
+    /// one; `force` asks for that at once, otherwise it may wait up to 50 ms for company. Records
+    /// become durable in the order of their LSNs.
+    ///
+    /// # Errors
+    /// Too long (the LSN stays the next one), or the log has failed.
+    ///
+    /// # Panics
+    /// If `lsn` is not the one after the last.
+    pub fn append(&self, lsn: Lsn, record: Vec<u8>, force: bool) -> Result<(), AppendError> {
+        let bytes = record.len();
+        if bytes > RECORD_BYTES_MAX {
+            return Err(AppendError::TooLong(bytes));
+        }
+        // Held over the send, so that the queue has the order of the numbers.
+        let mut next_lsn = locked(&self.next_lsn);
+        assert_eq!(lsn.0, *next_lsn, "records are appended in the order of their LSNs");
+        *next_lsn += 1;
+        self.gauges.queued_records.fetch_add(1, Ordering::Relaxed);
+        self.gauges.queued_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.commands.send(Command::Append { record, force }).map_err(|_| AppendError::Failed)
+    }
+
+    /// The log in numbers; cheap.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let read = |gauge: &AtomicU64| gauge.load(Ordering::Relaxed);
+        Stats {
+            durable_frame: FrameNumber(read(&self.gauges.durable_frame)),
+            frames: read(&self.gauges.frames),
+            records: read(&self.gauges.records),
+            bytes_on_disk: read(&self.gauges.bytes_on_disk),
+            queued_records: read(&self.gauges.queued_records),
+            queued_bytes: read(&self.gauges.queued_bytes),
+        }
+    }
+
+    /// Writes and tells what is queued, ends the threads and the store, and marks the stop as
+    /// clean, durably.
+    ///
+    /// # Errors
+    /// The log failed before or now. `on_failed` was told of the first kind only. The stop is not
+    /// marked clean.
+    pub fn close(mut self) -> Result<(), LogFailed> {
+        let (ended, witness) = self.end_threads();
+        let (Some(Ended { store, chain }), Some(mut witness)) = (ended, witness) else {
+            return Err(LogFailed { what: "it had failed before it was closed".to_owned() });
+        };
+        let closed = store.close().map_err(|error| LogFailed { what: error.to_string() });
+        crash_point("close.stored");
+        let last = Witness {
+            frame: chain.last_frame(),
+            frame_crc: chain.last_crc,
+            clean: true,
+            ..*witness.last()
+        };
+        closed.and_then(|()| {
+            witness
+                .write_both(last, || crash_point("close.half"))
+                .map_err(|error| LogFailed { what: format!("writing the witness: {error}") })
+        })?;
+        crash_point("close.done");
+        Ok(())
+    }
+
+    fn end_threads(&mut self) -> (Option<Ended>, Option<WitnessFile>) {
+        let _ = self.commands.send(Command::End);
+        let ended = join(self.log.take());
+        {
+            let (state, wake) = &*self.durable;
+            locked(state).stop = true;
+            wake.notify_all();
+        }
+        let witness = join(self.witness.take());
+        if ended.is_none() || witness.is_none() {
+            // Failed: nobody may have the directory before this process has ended.
+            std::mem::forget(self.lock.take());
+        }
+        (ended, witness)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if self.log.is_some() {
+            self.end_threads();
+        }
+    }
+}
+
+/// Waits for a thread, unless it is the one that asks.
+fn join<T>(thread: Option<JoinHandle<Option<T>>>) -> Option<T> {
+    let other = thread.filter(|handle| handle.thread().id() != std::thread::current().id())?;
+    other.join().ok().flatten()
+}
+
+struct LogThread<F> {
+    ended: Ended,
+    queue: Receiver<Command>,
+    /// A record that did not fit into the last frame.
+    carried: Option<(Vec<u8>, bool)>,
+    ending: bool,
+    gauges: Arc<Gauges>,
+    durable: Shared,
+    on_flushed: F,
+}
+
+impl<F: FnMut(Flushed)> LogThread<F> {
+    fn run_to_the_end(mut self, on_failed: impl FnOnce(LogFailed)) -> Option<Ended> {
+        let failed = match catch_unwind(AssertUnwindSafe(|| self.run())) {
+            Ok(Ok(())) => return Some(self.ended),
+            Ok(Err(failed)) => failed,
+            Err(panic) => LogFailed { what: format!("a panic: {}", panic_message(&*panic)) },
+        };
+        // The end of a store writes; after a failure nothing may.
+        std::mem::forget(self.ended);
+        drop(self.queue);
+        on_failed(failed);
+        None
+    }
+
+    fn run(&mut self) -> Result<(), LogFailed> {
+        loop {
+            let records = self.gather()?;
+            if records.is_empty() {
+                return Ok(());
+            }
+            self.write(records)?;
+        }
+    }
+
+    /// The next group: what is queued, up to the longest frame. Empty at the end.
+    fn gather(&mut self) -> Result<Vec<Vec<u8>>, LogFailed> {
+        let mut group = Vec::new();
+        let mut bytes = FRAME_OVERHEAD_BYTES;
+        let mut forced = false;
+        let mut deadline = None;
+        while let Some((record, force)) = self.next(&group, forced, deadline)? {
+            bytes += RECORD_OVERHEAD_BYTES + record.len();
+            if bytes > FRAME_BYTES_MAX {
+                self.carried = Some((record, force));
+                break;
+            }
+            group.push(record);
+            forced |= force;
+            deadline.get_or_insert_with(|| Instant::now() + LAZY_WAIT);
+        }
+        Ok(group)
+    }
+
+    /// The next record for the group, or that it is complete.
+    fn next(
+        &mut self,
+        group: &[Vec<u8>],
+        forced: bool,
+        deadline: Option<Instant>,
+    ) -> Result<Option<(Vec<u8>, bool)>, LogFailed> {
+        if self.carried.is_some() || self.ending {
+            return Ok(self.carried.take());
+        }
+        let received = if group.is_empty() {
+            self.queue.recv().ok()
+        } else if forced {
+            return match self.queue.try_recv() {
+                Ok(command) => self.take(Some(command)),
+                Err(_) => Ok(None),
+            };
+        } else {
+            let left =
+                deadline.map_or(LAZY_WAIT, |at| at.saturating_duration_since(Instant::now()));
+            match self.queue.recv_timeout(left) {
+                Ok(command) => Some(command),
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Err(RecvTimeoutError::Disconnected) => None,
+            }
+        };
+        self.take(received)
+    }
+
+    fn take(&mut self, received: Option<Command>) -> Result<Option<(Vec<u8>, bool)>, LogFailed> {
+        match received {
+            Some(Command::Append { record, force }) => Ok(Some((record, force))),
+            Some(Command::Fail(failed)) => Err(failed),
+            Some(Command::End) | None => {
+                self.ending = true;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Writes one frame, durably, and tells of it. The only place where frames come from: one at a
+    /// time.
+    fn write(&mut self, records: Vec<Vec<u8>>) -> Result<(), LogFailed> {
+        crash_point("log.before_append");
+        let count = records.len() as u64;
+        let record_bytes: usize = records.iter().map(Vec::len).sum();
+        let chain = &mut self.ended.chain;
+        let frame = Frame {
+            number: chain.next_number,
+            first_lsn: chain.next_lsn,
+            unix_ms: unix_ms(),
+            previous_crc: chain.last_crc,
+            records,
+        };
+        let bytes = frame.encode();
+        self.ended
+            .store
+            .append(FrameNumber(frame.number), &bytes)
+            .map_err(|error| LogFailed { what: error.to_string() })?;
+        chain.next_number += 1;
+        chain.last_crc = frame_crc(&bytes);
+        chain.next_lsn += count;
+        chain.records += count;
+        let flushed = Flushed {
+            upto: Lsn(chain.next_lsn - 1),
+            frame: FrameNumber(frame.number),
+            records: u32::try_from(count).unwrap_or(u32::MAX),
+        };
+        self.count(flushed, record_bytes as u64);
+        let (state, wake) = &*self.durable;
+        let mut state = locked(state);
+        (state.frame, state.frame_crc) = (frame.number, self.ended.chain.last_crc);
+        if std::mem::take(&mut state.idle) {
+            wake.notify_one();
+        }
+        drop(state);
+        (self.on_flushed)(flushed);
+        crash_point("log.after_told");
+        Ok(())
+    }
+
+    fn count(&self, flushed: Flushed, record_bytes: u64) {
+        let gauges = &*self.gauges;
+        gauges.durable_frame.store(flushed.frame.0, Ordering::Relaxed);
+        gauges.frames.fetch_add(1, Ordering::Relaxed);
+        gauges.records.fetch_add(u64::from(flushed.records), Ordering::Relaxed);
+        gauges.bytes_on_disk.store(self.ended.store.bytes_on_disk(), Ordering::Relaxed);
+        gauges.queued_records.fetch_sub(u64::from(flushed.records), Ordering::Relaxed);
+        gauges.queued_bytes.fetch_sub(record_bytes, Ordering::Relaxed);
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Follows the durable frames with the witness, off the commit path, until told to stop or a write
+/// fails.
+fn run_witness(
+    mut file: WitnessFile,
+    durable: &Shared,
+    commands: &Sender<Command>,
+) -> Option<WitnessFile> {
+    let (state, wake) = &**durable;
+    let mut now = locked(state);
+    loop {
+        while !now.stop && now.frame == file.last().frame {
+            now.idle = true;
+            now = wake.wait(now).unwrap_or_else(PoisonError::into_inner);
+        }
+        if now.stop {
+            return Some(file);
+        }
+        let next = Witness { frame: now.frame, frame_crc: now.frame_crc, ..*file.last() };
+        drop(now);
+        crash_point("witness.before");
+        if let Err(error) = file.write(next) {
+            let what = format!("writing the witness: {error}");
+            let _ = commands.send(Command::Fail(LogFailed { what }));
+            return None;
+        }
+        crash_point("witness.after");
+        let paused = wake.wait_timeout_while(locked(state), WITNESS_PAUSE, |now| !now.stop);
+        now = paused.unwrap_or_else(PoisonError::into_inner).0;
+    }
+}
+
+#[cfg(test)]
+mod tests;
