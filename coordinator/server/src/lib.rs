@@ -1,1 +1,49 @@
-//! x
+//! The Unanimous coordinator as a library: [`run`] is the whole of it.
+//!
+//! ```text
+//!  participants ==stream==> participant_session --+                +--> recovery::Writer (its own thread)
+//!  clients ======stream==> client_session --------+--> driver -----+--> registry --> participants' streams
+//!  people, scripts =call=> unary -----------------+   (the core)   +--> replies
+//!  operators =====call==> admin (its own thread) --- view ---^
+//! ```
+//! Reading order: [`Config`] (what bounds it), `serve` (start and stop), `session` (what sessions share),
+//! `participant_session`, `client_session`, `unary`, `driver` (the loop), `registry` (who gets a message), `view` and
+//! `admin` (what operators see), `convert` and `refusal` (the wire).
+//!
+//! What this crate is *not*: it decides nothing (that is `unanimous-core`), stores nothing (`unanimous-recovery`), and
+//! holds no lock on a transaction: sessions deliver or drop, the core sends again.
+
+mod admin;
+mod client_session;
+mod config;
+mod connection;
+mod convert;
+mod crash;
+mod driver;
+mod participant_session;
+mod refusal;
+mod registry;
+mod serve;
+mod session;
+mod shutdown;
+mod unary;
+mod view;
+mod words;
+
+pub use config::{Config, ConfigError};
+pub use crash::CRASH_POINTS;
+pub use serve::{Listeners, ServeError, run};
+pub use shutdown::{Shutdown, ShutdownHandle, shutdown};
+
+/// Where the server is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// This life's first record is not durable yet.
+    Starting,
+    /// Takes new transactions.
+    Serving,
+    /// Lets what has begun end.
+    Stopping,
+    /// The sessions are ended.
+    Stopped,
+}

@@ -131,7 +131,7 @@ impl Coordinator {
             Vote::Rollback { reason } => {
                 branch.ballot = Ballot::Rollback;
                 branch.detail = cut(&reason, DETAIL_BYTES_MAX).to_owned();
-                let participant = branch.participant.clone();
+                let (participant, reason) = (branch.participant.clone(), branch.detail.clone());
                 transaction.cause = Some(RollbackCause::Voted { participant, reason });
                 transaction.enter(now, State::MarkedRollback);
             }

@@ -1,0 +1,257 @@
+//! `AdminService`: on a runtime and a port of its own, talks to the driver through a bounded queue.
+
+use crate::refusal::Refusal;
+use crate::view::{Census, Query, Scan, Scanned};
+use std::collections::BTreeMap;
+use tokio::sync::{mpsc, oneshot};
+use tonic::{Request, Response, Status};
+use unanimous_core::Gtrid;
+use unanimous_proto::v1;
+
+const PAGE_DEFAULT: usize = 50;
+const PAGE_MAX: usize = 1_000;
+/// The shortest suffix that names a transaction.
+const SUFFIX_DIGITS_MIN: usize = 4;
+const DIGITS: usize = 48;
+/// Candidates named when a suffix is ambiguous.
+const CANDIDATES_MAX: usize = 10;
+
+/// `AdminService`.
+#[derive(Clone, Debug)]
+pub(crate) struct Admin {
+    queries: mpsc::Sender<Query>,
+}
+
+impl Admin {
+    pub(crate) fn new(queries: mpsc::Sender<Query>) -> Self {
+        Self { queries }
+    }
+
+    async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, Status> {
+        let (to, answered) = oneshot::channel();
+        let sent = self.queries.send(query(to)).await.is_ok();
+        let answer = if sent { answered.await.ok() } else { None };
+        answer.ok_or_else(|| Refusal::stopping().status())
+    }
+
+    /// Walks over the whole table piece by piece; between pieces the driver does its work.
+    async fn walk(&self, scan: Scan) -> Result<Scanned, Status> {
+        let rows_max = scan.rows_max;
+        let mut whole = Scanned::default();
+        let mut next = scan;
+        loop {
+            next.rows_max = rows_max - whole.rows.len();
+            let piece = self.ask(|to| Query::Scan(next.clone(), to)).await?;
+            whole.rows.extend(piece.rows);
+            whole.matched += piece.matched;
+            whole.census.add(piece.census);
+            for (name, count) in piece.pending {
+                *whole.pending.entry(name).or_default() += count;
+            }
+            match piece.next {
+                Some(after) => next.after = Some(after),
+                None => return Ok(whole),
+            }
+        }
+    }
+
+    async fn by_suffix(&self, suffix: Vec<u8>) -> Result<v1::Transaction, Status> {
+        let scan = Scan { suffix, rows_max: CANDIDATES_MAX, ..Scan::default() };
+        let mut found = self.walk(scan).await?;
+        match found.rows.pop() {
+            Some((_, only)) if found.matched == 1 => Ok(only),
+            Some(last) => {
+                found.rows.push(last);
+                let ids: Vec<String> = found.rows.iter().map(|(id, _)| id.to_string()).collect();
+                let detail = format!("{} match, such as {}", found.matched, ids.join(", "));
+                Err(Refusal::ambiguous(detail).status())
+            }
+            None => Err(not_there()),
+        }
+    }
+}
+
+fn not_there() -> Status {
+    let detail = "no unfinished transaction has this id; it may have ended, or never begun";
+    Refusal::not_found(detail).status()
+}
+
+#[tonic::async_trait]
+impl v1::admin_service_server::AdminService for Admin {
+    async fn get_status(
+        &self,
+        _: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let (mut status, Scanned { mut census, next, .. }) = self.ask(Query::Status).await?;
+        if let Some(after) = next {
+            let rest = Scan { after: Some(after), ..Scan::default() };
+            census.add(self.walk(rest).await?.census);
+        }
+        status.transactions = census.active + census.in_doubt + census.heuristic;
+        status.transactions_active = census.active;
+        status.transactions_in_doubt = census.in_doubt;
+        status.transactions_heuristic = census.heuristic;
+        status.transactions_stuck = census.stuck;
+        status.summary = summary(&status.summary, &census, status.log_behind);
+        Ok(Response::new(status))
+    }
+
+    async fn list_transactions(
+        &self,
+        request: Request<v1::ListTransactionsRequest>,
+    ) -> Result<Response<v1::ListTransactionsResponse>, Status> {
+        let wire = request.into_inner();
+        let page = page_size(wire.page_size);
+        let rows_after = page_token(&wire.page_token).map_err(Refusal::status)?;
+        let states = states(&wire.states).map_err(Refusal::status)?;
+        // One more than the page, to know whether another follows.
+        let scan = Scan { states, rows_after, rows_max: page + 1, ..Scan::default() };
+        let Scanned { mut rows, matched, .. } = self.walk(scan).await?;
+        let more = rows.len() > page;
+        rows.truncate(page);
+        let last = rows.last().filter(|_| more);
+        Ok(Response::new(v1::ListTransactionsResponse {
+            next_page_token: last.map_or_else(String::new, |(gtrid, _)| gtrid.to_string()),
+            transactions: rows.into_iter().map(|(_, transaction)| transaction).collect(),
+            total: matched,
+        }))
+    }
+
+    async fn get_transaction(
+        &self,
+        request: Request<v1::GetTransactionRequest>,
+    ) -> Result<Response<v1::GetTransactionResponse>, Status> {
+        let text = request.into_inner().gtrid;
+        let transaction = match name(&text).map_err(Refusal::status)? {
+            Name::Full(gtrid) => {
+                self.ask(|to| Query::Get(gtrid, to)).await?.ok_or_else(not_there)?
+            }
+            Name::Suffix(digits) => self.by_suffix(digits).await?,
+        };
+        Ok(Response::new(v1::GetTransactionResponse { transaction: Some(transaction) }))
+    }
+
+    async fn list_participants(
+        &self,
+        _: Request<v1::ListParticipantsRequest>,
+    ) -> Result<Response<v1::ListParticipantsResponse>, Status> {
+        let mut participants = self.ask(Query::Participants).await?;
+        let pending = self.walk(Scan::default()).await?.pending;
+        count_pending(&mut participants, pending);
+        Ok(Response::new(v1::ListParticipantsResponse { participants }))
+    }
+}
+
+/// Participants that the log names and nobody has met in this life are listed too, without an instance.
+fn count_pending(participants: &mut Vec<v1::Participant>, mut pending: BTreeMap<String, u64>) {
+    for participant in participants.iter_mut() {
+        participant.branches_pending = pending.remove(&participant.name).unwrap_or_default();
+    }
+    let unmet = pending.into_iter().map(|(name, branches_pending)| v1::Participant {
+        name,
+        instances: Vec::new(),
+        branches_pending,
+    });
+    participants.extend(unmet);
+}
+
+fn summary(doing: &str, census: &Census, log_behind: bool) -> String {
+    if log_behind {
+        return "the log went back in time: nothing is presumed, a person has to look".to_owned();
+    }
+    let plural = |count| if count == 1 { "" } else { "s" };
+    let Census { in_doubt, heuristic, stuck, .. } = *census;
+    let mut summary = format!("{doing}; {in_doubt} transaction{} in doubt", plural(in_doubt));
+    if stuck > 0 {
+        summary += &format!(", {stuck} stuck");
+    }
+    if heuristic > 0 {
+        summary += &format!(", {heuristic} heuristic: needs you");
+    }
+    summary
+}
+
+/// 0 is the default, and more than the most is the most.
+fn page_size(wire: u32) -> usize {
+    match usize::try_from(wire) {
+        Ok(0) => PAGE_DEFAULT,
+        Ok(size) => size.min(PAGE_MAX),
+        Err(_) => PAGE_MAX,
+    }
+}
+
+fn page_token(text: &str) -> Result<Option<Gtrid>, Refusal> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let bad = |_| Refusal::invalid("page_token", "not a token that a page has given");
+    text.parse().map(Some).map_err(bad)
+}
+
+fn states(wire: &[i32]) -> Result<Vec<v1::TransactionState>, Refusal> {
+    wire.iter()
+        .map(|state| match v1::TransactionState::try_from(*state) {
+            Ok(state) if state != v1::TransactionState::Unspecified => Ok(state),
+            _ => Err(Refusal::invalid("states", "a state that is not known")),
+        })
+        .collect()
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Name {
+    Full(Gtrid),
+    Suffix(Vec<u8>),
+}
+
+fn name(text: &str) -> Result<Name, Refusal> {
+    let bad = |detail: String| Refusal::invalid("gtrid", detail);
+    let digits: Option<Vec<u8>> =
+        text.chars().map(|c| u8::try_from(c.to_digit(16)?).ok()).collect();
+    match digits {
+        Some(digits) if digits.len() == DIGITS => text
+            .parse()
+            .map(Name::Full)
+            .map_err(|error: unanimous_core::IdError| bad(error.to_string())),
+        Some(digits) if (SUFFIX_DIGITS_MIN..DIGITS).contains(&digits.len()) => {
+            Ok(Name::Suffix(digits))
+        }
+        _ => Err(bad(format!(
+            "an id has {DIGITS} hexadecimal digits, of which the last {SUFFIX_DIGITS_MIN} or more \
+             are enough"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_full_ids_or_suffixes() {
+        let full = "010000000100020000000301020304000000000000000500";
+        assert_eq!(name(full), Ok(Name::Full(full.parse().unwrap())));
+        assert_eq!(name("0aF0"), Ok(Name::Suffix(vec![0, 10, 15, 0])));
+        let long = format!("{full}0");
+        let other_version = format!("02{}", &full[2..]);
+        for bad in ["", "123", "xyzw", "12 4", "1234\0", "'; --", "１２３４", &long, &other_version]
+        {
+            assert!(name(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_clamped_and_tokens_checked() {
+        assert_eq!((page_size(0), page_size(7), page_size(u32::MAX)), (50, 7, 1_000));
+        assert!(page_token("garbage").is_err() && page_token("\0").is_err());
+        assert_eq!(page_token(""), Ok(None));
+        assert!(states(&[0]).is_err() && states(&[-1]).is_err() && states(&[99]).is_err());
+        assert_eq!(states(&[6]), Ok(vec![v1::TransactionState::Committing]));
+    }
+
+    #[test]
+    fn the_summary_says_what_needs_a_person() {
+        let census = Census { in_doubt: 1, heuristic: 2, ..Census::default() };
+        let summary = summary("serving", &census, false);
+        assert_eq!(summary, "serving; 1 transaction in doubt, 2 heuristic: needs you");
+    }
+}

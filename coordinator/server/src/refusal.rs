@@ -1,0 +1,137 @@
+//! Requests that are not carried out: one list of reasons for sessions and unary calls.
+
+use std::collections::HashMap;
+use std::time::Duration;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+use unanimous_core::message::Refusal as CoreRefusal;
+use unanimous_proto::v1;
+
+/// The domain of every ErrorInfo.
+pub(crate) const DOMAIN: &str = "unanimous";
+/// When to try again at a limit that moves with every transaction.
+const SOON_MS: u64 = 100;
+/// When to try again elsewhere, or after a restart.
+const LATER_MS: u64 = 1_000;
+
+/// Why a request was not carried out. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    code: Code,
+    reason: &'static str,
+    detail: String,
+    retry_after_ms: u64,
+    field: Option<&'static str>,
+}
+
+impl Refusal {
+    fn new(code: Code, reason: &'static str, detail: impl Into<String>, retry_ms: u64) -> Self {
+        Self { code, reason, detail: detail.into(), retry_after_ms: retry_ms, field: None }
+    }
+
+    pub(crate) fn invalid(field: &'static str, detail: impl Into<String>) -> Self {
+        let refusal = Self::new(Code::InvalidArgument, "INVALID_ARGUMENT", detail, 0);
+        Self { field: Some(field), ..refusal }
+    }
+
+    pub(crate) fn unsupported(field: &'static str) -> Self {
+        let detail = format!("this version does not know what to do with `{field}`");
+        let refusal = Self::new(Code::Unimplemented, "UNSUPPORTED_FIELD", detail, 0);
+        Self { field: Some(field), ..refusal }
+    }
+
+    pub(crate) fn too_many_calls(max: usize) -> Self {
+        let detail = format!("{max} calls wait for an answer, which is the limit");
+        Self::new(Code::ResourceExhausted, "TOO_MANY_CALLS", detail, SOON_MS)
+    }
+
+    pub(crate) fn stopping() -> Self {
+        Self::new(Code::Unavailable, "STOPPING", "the coordinator is stopping", LATER_MS)
+    }
+
+    pub(crate) fn log_busy() -> Self {
+        let detail = "too much waits to be written to the log";
+        Self::new(Code::ResourceExhausted, "LOG_BUSY", detail, SOON_MS)
+    }
+
+    pub(crate) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(Code::NotFound, "NOT_FOUND", detail, 0)
+    }
+
+    pub(crate) fn ambiguous(detail: impl Into<String>) -> Self {
+        Self::new(Code::FailedPrecondition, "AMBIGUOUS_ID", detail, 0)
+    }
+
+    /// A reply that does not fit its request: a defect of ours, and the outcome is not known.
+    pub(crate) fn internal() -> Self {
+        let detail = "the coordinator gave an answer of another kind; ask for the outcome";
+        Self::new(Code::Internal, "INTERNAL", detail, 0)
+    }
+
+    pub(crate) fn wire(self) -> v1::Refused {
+        v1::Refused {
+            reason: self.reason.to_owned(),
+            detail: self.detail,
+            retry_after_ms: self.retry_after_ms,
+        }
+    }
+
+    pub(crate) fn status(self) -> Status {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(self.reason, DOMAIN, HashMap::new());
+        if self.retry_after_ms > 0 {
+            details.set_retry_info(Some(Duration::from_millis(self.retry_after_ms)));
+        }
+        if let Some(field) = self.field {
+            details.add_bad_request_violation(field, self.detail.as_str());
+        }
+        Status::with_error_details(self.code, self.detail, details)
+    }
+}
+
+impl From<CoreRefusal> for Refusal {
+    fn from(refusal: CoreRefusal) -> Self {
+        match refusal {
+            CoreRefusal::TooManyTransactions { retry_after_ms } => Self::new(
+                Code::ResourceExhausted,
+                "TOO_MANY_TRANSACTIONS",
+                "as many transactions as there may be are open",
+                retry_after_ms,
+            ),
+            CoreRefusal::Starting => {
+                Self::new(Code::Unavailable, "STARTING", "the coordinator is starting", SOON_MS)
+            }
+            CoreRefusal::TimeoutTooLong { max_ms } => {
+                let detail = format!("the time-out is longer than the limit of {max_ms} ms");
+                let refusal = Self::new(Code::InvalidArgument, "TIMEOUT_TOO_LONG", detail, 0);
+                Self { field: Some("timeout_ms"), ..refusal }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_say_the_same() {
+        let refusal = Refusal::from(CoreRefusal::TooManyTransactions { retry_after_ms: 100 });
+        let wire = refusal.clone().wire();
+        let status = refusal.status();
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!((wire.reason.as_str(), wire.retry_after_ms), (info.reason.as_str(), 100));
+        assert_eq!(info.domain, "unanimous");
+        assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_millis(100)));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn a_bad_field_is_named() {
+        let status = Refusal::invalid("gtrid", "not 48 hexadecimal digits").status();
+        let details = status.get_error_details();
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "gtrid");
+        assert!(details.retry_info().is_none());
+    }
+}

@@ -1,0 +1,353 @@
+//! What admin calls see of the core: read in bounded pieces between events, so that no list ever delays a commit.
+
+use crate::driver::Driver;
+use crate::registry::{Connected, Gone};
+use crate::{convert, words};
+use std::collections::BTreeMap;
+use tokio::sync::oneshot;
+use unanimous_core::coordinator::{Branch, BranchState, Limits, State, Transaction};
+use unanimous_core::message::Ending;
+use unanimous_core::{
+    BranchResult, Gtrid, InstanceId, Millis, ParticipantName, ResourceId, Response,
+};
+use unanimous_proto::v1;
+
+/// Transactions that one query looks at.
+pub(crate) const SCAN_MAX: usize = 2_000;
+
+/// A question to the driver. Who asks waits for the answer, or has gone.
+#[derive(Debug)]
+pub(crate) enum Query {
+    /// The numbers that need no walk over the table, and of the same moment its first piece: all, in most cases.
+    Status(oneshot::Sender<(v1::GetStatusResponse, Scanned)>),
+    /// The next piece of the table.
+    Scan(Scan, oneshot::Sender<Scanned>),
+    /// One transaction by its full id.
+    Get(Gtrid, oneshot::Sender<Option<v1::Transaction>>),
+    /// Everybody met since the start.
+    Participants(oneshot::Sender<Vec<v1::Participant>>),
+}
+
+/// Which piece of the table, and what of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scan {
+    /// Start after this one.
+    pub(crate) after: Option<Gtrid>,
+    /// Only these states; empty: all.
+    pub(crate) states: Vec<v1::TransactionState>,
+    /// Only ids that end with these hexadecimal digits, as numbers from 0 to 15; empty: all.
+    pub(crate) suffix: Vec<u8>,
+    /// Rows come only from ids above this one ...
+    pub(crate) rows_after: Option<Gtrid>,
+    /// ... and not more than this.
+    pub(crate) rows_max: usize,
+}
+
+/// A piece of the table.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scanned {
+    pub(crate) rows: Vec<(Gtrid, v1::Transaction)>,
+    /// How many match.
+    pub(crate) matched: u64,
+    pub(crate) census: Census,
+    /// Unfinished branches of each participant.
+    pub(crate) pending: BTreeMap<String, u64>,
+    /// Where the next piece starts; `None`: this was the last.
+    pub(crate) next: Option<Gtrid>,
+}
+
+/// Transactions by what they mean to an operator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Census {
+    /// Working: nobody has asked for the end.
+    pub(crate) active: u64,
+    /// Ending: branches may be prepared.
+    pub(crate) in_doubt: u64,
+    pub(crate) heuristic: u64,
+    pub(crate) stuck: u64,
+}
+
+impl Census {
+    pub(crate) fn add(&mut self, other: Self) {
+        self.active += other.active;
+        self.in_doubt += other.in_doubt;
+        self.heuristic += other.heuristic;
+        self.stuck += other.stuck;
+    }
+}
+
+/// Answers a query. One that nobody waits for any more is answered into the void.
+pub(crate) fn answer(driver: &Driver, now: Millis, query: Query) {
+    match query {
+        Query::Status(to) => {
+            let _ = to.send((status(driver, now), scan(driver, now, &Scan::default())));
+        }
+        Query::Scan(what, to) => {
+            let _ = to.send(scan(driver, now, &what));
+        }
+        Query::Get(gtrid, to) => {
+            let found = driver.coordinator.transaction(&gtrid);
+            let _ = to.send(found.map(|found| transaction(driver, now, &gtrid, found)));
+        }
+        Query::Participants(to) => {
+            let _ = to.send(participants(driver, now));
+        }
+    }
+}
+
+fn status(driver: &Driver, now: Millis) -> v1::GetStatusResponse {
+    let (coordinator, config) = (&driver.coordinator, driver.gate.config());
+    let (counters, log) = (coordinator.counters(), driver.writer.stats());
+    let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+    v1::GetStatusResponse {
+        summary: driver.doing().to_owned(),
+        coordinator: Some(convert::owner(coordinator.owner())),
+        version: config.version.clone(),
+        uptime_ms: now.0,
+        data_dir: config.data_dir.display().to_string(),
+        durable_frame: log.durable_frame.0,
+        log_bytes: log.bytes_on_disk,
+        log_behind: coordinator.log_behind(),
+        transactions: u64::try_from(coordinator.transactions_len()).unwrap_or(u64::MAX),
+        participants_connected: count(driver.registry.connected_len()),
+        clients_connected: count(driver.clients_len()),
+        begun_total: counters.begun,
+        committed_total: counters.committed,
+        rolled_back_total: counters.rolled_back,
+        heuristic_total: counters.heuristic,
+        refused_total: counters.refused,
+        recovered_total: counters.recovered,
+        recovered_finished_total: counters.recovered_finished,
+        unexpected_messages_total: counters.unexpected + driver.gate.ignored(),
+        frames_total: log.frames,
+        records_total: log.records,
+        ..v1::GetStatusResponse::default()
+    }
+}
+
+fn scan(driver: &Driver, now: Millis, what: &Scan) -> Scanned {
+    let limits = driver.coordinator.limits();
+    let mut scanned = Scanned::default();
+    let mut last = None;
+    let first = what.after;
+    let piece = driver.coordinator.transactions(first).filter(|(gtrid, _)| Some(**gtrid) != first);
+    for (count, (gtrid, found)) in piece.enumerate() {
+        if count == SCAN_MAX {
+            scanned.next = last;
+            break;
+        }
+        last = Some(*gtrid);
+        scanned.census.count(found, now, limits);
+        for branch in found.pending() {
+            *scanned.pending.entry(branch.participant.as_str().to_owned()).or_default() += 1;
+        }
+        let state = state(found.state());
+        let wanted = (what.states.is_empty() || what.states.contains(&state))
+            && ends_with(gtrid, &what.suffix);
+        if !wanted {
+            continue;
+        }
+        scanned.matched += 1;
+        if scanned.rows.len() < what.rows_max && what.rows_after.is_none_or(|row| *gtrid > row) {
+            scanned.rows.push((*gtrid, transaction(driver, now, gtrid, found)));
+        }
+    }
+    scanned
+}
+
+impl Census {
+    fn count(&mut self, transaction: &Transaction, now: Millis, limits: &Limits) {
+        match transaction.state() {
+            State::Active | State::MarkedRollback => self.active += 1,
+            State::Preparing
+            | State::OnePhase
+            | State::Deciding
+            | State::Committing
+            | State::RollingBack => self.in_doubt += 1,
+            State::Heuristic => self.heuristic += 1,
+        }
+        self.stuck += u64::from(is_stuck(transaction, now, limits));
+    }
+}
+
+fn ends_with(gtrid: &Gtrid, digits: &[u8]) -> bool {
+    let bytes = gtrid.as_bytes();
+    digits.iter().rev().enumerate().all(|(at, digit)| {
+        let byte = bytes[bytes.len() - 1 - at / 2];
+        let found = if at % 2 == 0 { byte & 0x0f } else { byte >> 4 };
+        found == *digit
+    })
+}
+
+/// Waits for a participant longer than a person would expect.
+pub(crate) fn is_stuck(transaction: &Transaction, now: Millis, limits: &Limits) -> bool {
+    let ending = matches!(
+        transaction.state(),
+        State::OnePhase | State::Deciding | State::Committing | State::RollingBack
+    );
+    ending && now.since(transaction.phase_since) > limits.stuck_after_ms
+}
+
+/// Whose answers are awaited, each once.
+pub(crate) fn waiting_on(transaction: &Transaction) -> Vec<String> {
+    let mut names: Vec<String> =
+        transaction.pending().map(|branch| branch.participant.as_str().to_owned()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn state(state: State) -> v1::TransactionState {
+    use v1::TransactionState as Wire;
+    match state {
+        State::Active => Wire::Active,
+        State::MarkedRollback => Wire::MarkedRollback,
+        State::Preparing => Wire::Preparing,
+        State::OnePhase => Wire::OnePhase,
+        State::Deciding => Wire::Deciding,
+        State::Committing => Wire::Committing,
+        State::RollingBack => Wire::RollingBack,
+        State::Heuristic => Wire::Heuristic,
+    }
+}
+
+fn transaction(
+    driver: &Driver,
+    now: Millis,
+    gtrid: &Gtrid,
+    found: &Transaction,
+) -> v1::Transaction {
+    let at = found.state();
+    let undecided = matches!(at, State::Active | State::MarkedRollback | State::Preparing);
+    let locks = found.branches.iter().any(Branch::in_doubt);
+    let stuck = is_stuck(found, now, driver.coordinator.limits());
+    let waiting_on = waiting_on(found);
+    let branches: Vec<v1::Branch> =
+        found.branches.iter().map(|branch| branch_view(driver, found, branch)).collect();
+    let silent: Vec<&str> = waiting_on
+        .iter()
+        .filter(|name| branches.iter().any(|b| b.participant == **name && !b.connected))
+        .map(String::as_str)
+        .collect();
+    let (meaning, next) = words::explain(at, &gtrid.to_string(), &waiting_on, &silent);
+    let done = branches.iter().filter(|branch| finished(branch.state())).count();
+    v1::Transaction {
+        gtrid: gtrid.to_string(),
+        name: found.name.as_str().to_owned(),
+        state: state(at).into(),
+        version: found.version,
+        age_ms: now.since(found.begun_at),
+        locked_ms: if locks { now.since(found.phase_since) } else { 0 },
+        remaining_ms: if undecided { found.timeout_at.since(now) } else { 0 },
+        branches_done: u32::try_from(done).unwrap_or(u32::MAX),
+        branches,
+        waiting_on,
+        tries: found.tries,
+        next_try_ms: found.next_try_at.map_or(0, |at| at.since(now)),
+        recovered: found.recovered,
+        stuck,
+        outcome: outcome(found).into(),
+        meaning,
+        next,
+    }
+}
+
+/// As far as it may be shown: not before the decision's record is durable.
+fn outcome(found: &Transaction) -> v1::Outcome {
+    let response = match found.state() {
+        State::Active
+        | State::MarkedRollback
+        | State::Preparing
+        | State::OnePhase
+        | State::Deciding => Response::Pending,
+        State::Committing | State::RollingBack | State::Heuristic => Response::Ended(Ending {
+            outcome: found.outcome(),
+            cause: found.cause.clone(),
+            completed: false,
+        }),
+    };
+    convert::result(response).map_or(v1::Outcome::Unspecified, |result| result.outcome())
+}
+
+fn finished(state: v1::BranchState) -> bool {
+    !matches!(state, v1::BranchState::Enlisted | v1::BranchState::Prepared)
+}
+
+fn branch_view(driver: &Driver, found: &Transaction, branch: &Branch) -> v1::Branch {
+    use v1::BranchState as Wire;
+    let state = match branch.state(found.decision()) {
+        BranchState::Enlisted => Wire::Enlisted,
+        BranchState::Prepared => Wire::Prepared,
+        BranchState::ReadOnly => Wire::ReadOnly,
+        BranchState::VotedRollback => Wire::VotedRollback,
+        BranchState::Done => Wire::Done,
+        BranchState::Heuristic(BranchResult::Committed) => Wire::HeuristicCommit,
+        BranchState::Heuristic(BranchResult::RolledBack) => Wire::HeuristicRollback,
+        BranchState::Heuristic(BranchResult::Mixed) => Wire::HeuristicMixed,
+        BranchState::Heuristic(BranchResult::Hazard) => Wire::HeuristicHazard,
+    };
+    v1::Branch {
+        bqual: branch.bqual.to_string(),
+        participant: branch.participant.as_str().to_owned(),
+        resource_id: branch.resource.as_str().to_owned(),
+        state: state.into(),
+        detail: branch.detail.clone(),
+        connected: driver.registry.reaches(&branch.participant, &branch.resource),
+    }
+}
+
+fn participants(driver: &Driver, now: Millis) -> Vec<v1::Participant> {
+    let mut all: BTreeMap<&ParticipantName, Vec<v1::ParticipantInstance>> = BTreeMap::new();
+    for (name, sessions) in driver.registry.connected() {
+        let instances = all.entry(name).or_default();
+        for Connected { instance: id, sdk, resources, since, .. } in sessions {
+            instances.push(instance(id, sdk, resources, true, now.since(*since)));
+        }
+        instances.sort_by(|one, other| one.instance.cmp(&other.instance));
+    }
+    for (name, Gone { instance: id, sdk, resources, since }) in driver.registry.gone() {
+        all.entry(name).or_default().push(instance(id, sdk, resources, false, now.since(*since)));
+    }
+    all.into_iter()
+        .map(|(name, instances)| v1::Participant {
+            name: name.as_str().to_owned(),
+            instances,
+            branches_pending: 0,
+        })
+        .collect()
+}
+
+fn instance(
+    id: &InstanceId,
+    sdk: &str,
+    resources: &[ResourceId],
+    connected: bool,
+    since_ms: u64,
+) -> v1::ParticipantInstance {
+    v1::ParticipantInstance {
+        instance: id.to_string(),
+        sdk: sdk.to_owned(),
+        resource_ids: resources.iter().map(|resource| resource.as_str().to_owned()).collect(),
+        connected,
+        since_ms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suffix_is_compared_digit_by_digit() {
+        let gtrid: Gtrid = "010000000100020000000301020304000000000000abcdef".parse().unwrap();
+        let digits = |text: &str| -> Vec<u8> {
+            text.chars().map(|c| u8::try_from(c.to_digit(16).unwrap()).unwrap()).collect()
+        };
+        for suffix in ["", "f", "ef", "def", "abcdef", &gtrid.to_string()] {
+            assert!(ends_with(&gtrid, &digits(suffix)), "{suffix}");
+        }
+        for other in ["e", "fe", "0ef", "abcde"] {
+            assert!(!ends_with(&gtrid, &digits(other)), "{other}");
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! The command line as data: commands, options and their help.
+
+use crate::errors::Exit;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use unanimous_core::Gtrid;
+
+/// A two-phase commit transaction coordinator with a durable recovery log.
+#[derive(Debug, Parser)]
+#[command(name = "unanimous", version, after_help = "Example: unanimous dev")]
+#[command(after_long_help = format!("Example: unanimous dev\n\n{}", Exit::help()))]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Everywhere")]
+pub(crate) struct Global {
+    /// Where the coordinator answers operators
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        hide_env_values = true,
+        env = "UNANIMOUS_ADMIN_ADDRESS"
+    )]
+    #[arg(default_value = "http://127.0.0.1:7451")]
+    pub(crate) admin_address: String,
+    /// Where the coordinator answers clients and participants
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        hide_env_values = true,
+        env = "UNANIMOUS_ADDRESS"
+    )]
+    #[arg(default_value = "http://127.0.0.1:7450")]
+    pub(crate) address: String,
+    /// Form of the data on stdout
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    /// How moments are shown
+    #[arg(long, global = true, value_enum, default_value_t = TimeStyle::Relative)]
+    pub(crate) time: TimeStyle,
+}
+
+/// Forms of the data on stdout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// For people with wide screens
+    Wide,
+    /// One JSON value
+    Json,
+    /// A JSON value a line
+    Jsonl,
+    /// YAML
+    Yaml,
+    /// Full ids only, one a line
+    Id,
+}
+
+/// How moments are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TimeStyle {
+    /// "4m12s ago"
+    Relative,
+    /// In this machine's time zone
+    Local,
+    /// In UTC
+    Utc,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a coordinator
+    #[command(after_help = "Example: unanimous serve --data-dir /var/lib/unanimous --init")]
+    Serve(ServeArgs),
+    /// Try it: a coordinator and two demo banks on a throw-away directory, under load
+    #[command(after_help = "Example: unanimous dev --run-for 60s --chaos -o json")]
+    #[command(args_conflicts_with_subcommands = true)]
+    Dev(DevArgs),
+    /// Look at transactions
+    #[command(subcommand, after_help = "Example: unanimous tx list")]
+    Tx(TxCommand),
+    /// How the coordinator is
+    #[command(after_help = "Example: unanimous status -o json")]
+    Status,
+    /// Look at the log of a stopped coordinator
+    #[command(subcommand, after_help = "Example: unanimous log verify /var/lib/unanimous")]
+    Log(LogCommand),
+    /// Which version this is
+    #[command(after_help = "Example: unanimous version -o json")]
+    Version,
+}
+
+/// `serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Where the log is
+    #[arg(long, value_name = "DIR", hide_env_values = true, env = "UNANIMOUS_DATA_DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Make a log if the directory is missing or empty
+    #[arg(long)]
+    pub(crate) init: bool,
+    /// The directory was moved, and nothing will ever run on the original again
+    #[arg(long, conflicts_with = "copied")]
+    pub(crate) moved: bool,
+    /// The directory is a copy or was restored: unfinished decisions are kept, new ids are drawn
+    #[arg(long)]
+    pub(crate) copied: bool,
+    /// Where clients and participants connect
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7450")]
+    pub(crate) listen: SocketAddr,
+    /// Where operators connect
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7451")]
+    pub(crate) admin_listen: SocketAddr,
+    /// Listen on addresses other machines reach, although nobody is authenticated yet
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// The cluster's number, with --init
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) cluster: u32,
+    /// This coordinator's number in the cluster, with --init
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) slot: u16,
+    #[command(flatten)]
+    pub(crate) process: ProcessArgs,
+    /// Write the addresses here, as JSON, once they are bound
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) port_file: Option<PathBuf>,
+}
+
+/// Options of processes that run until they are stopped.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ProcessArgs {
+    /// Form of the log lines on stderr
+    #[arg(long, value_enum, default_value_t = LogFormat::Human)]
+    pub(crate) log_format: LogFormat,
+    /// Which log lines: error, warn, info, debug, trace, or directives as "info,unanimous_server=debug"
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        hide_env_values = true,
+        env = "UNANIMOUS_LOG_LEVEL",
+        default_value = "info"
+    )]
+    pub(crate) log_level: String,
+    /// End at once when stdin closes
+    #[arg(long, hide = true)]
+    pub(crate) exit_with_stdin: bool,
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Human,
+    /// A JSON object a line
+    Json,
+}
+
+/// `dev`.
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<DevCommand>,
+    /// Run 16 clients for this long ("20s"), stop everything, check the stores, and report
+    #[arg(long, value_name = "TIME")]
+    pub(crate) run_for: Option<humantime::Duration>,
+    /// Kill -9 and freeze the three processes at random meanwhile
+    #[arg(long, requires = "run_for")]
+    pub(crate) chaos: bool,
+    /// Keep the stores and the processes' logs here: a missing or empty directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+    /// Repeats the choices of an earlier run: accounts, amounts, kills. Drawn and shown if not given
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+}
+
+/// What else `dev` does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DevCommand {
+    /// Check the stores of a finished run, read afresh: sums, in doubt, heuristic outcomes
+    #[command(after_help = "Example: unanimous dev verify ./kept")]
+    Verify {
+        /// What was given to `dev --keep`
+        dir: PathBuf,
+    },
+    /// Kill, freeze or start a process of a running `unanimous dev`
+    #[command(after_help = "Example: unanimous dev chaos kill bank-b")]
+    Chaos {
+        /// What to do to it
+        #[arg(value_enum)]
+        act: ChaosAct,
+        /// coordinator, bank-a or bank-b
+        name: String,
+        /// The socket of the running `dev`, if several run
+        #[arg(long, value_name = "SOCKET")]
+        control: Option<PathBuf>,
+    },
+    /// Change one balance of a finished run by hand, to see that `dev verify` notices
+    #[command(
+        after_help = "Example: unanimous dev adjust --bank bank-a --account 7 --cents 1 ./kept"
+    )]
+    Adjust {
+        /// bank-a or bank-b
+        #[arg(long)]
+        bank: String,
+        /// From 1
+        #[arg(long)]
+        account: u32,
+        /// How much to add; negative takes away
+        #[arg(long, allow_negative_numbers = true)]
+        cents: i64,
+        /// What was given to `dev --keep`
+        dir: PathBuf,
+    },
+    /// One demo bank
+    #[command(hide = true)]
+    Bank(BankArgs),
+}
+
+/// What `dev chaos` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ChaosAct {
+    /// SIGKILL; it stays down until `start`
+    Kill,
+    /// SIGSTOP: it hangs until `start`
+    Stop,
+    /// Start it again, or let it go on
+    Start,
+}
+
+/// `dev bank`.
+#[derive(Debug, Args)]
+pub(crate) struct BankArgs {
+    /// The participant's name
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Where its accounts are
+    #[arg(long)]
+    pub(crate) data_dir: PathBuf,
+    /// Where it listens
+    #[arg(long)]
+    pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) process: ProcessArgs,
+}
+
+/// `tx`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TxCommand {
+    /// Transactions that are not finished, and heuristic ones, oldest first
+    #[command(after_help = "Example: unanimous tx list --state heuristic")]
+    List {
+        /// At most this many
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: u32,
+        /// Go on where the last list ended
+        #[arg(long, value_name = "TOKEN", default_value = "")]
+        page_token: String,
+        /// Only these states
+        #[arg(long, value_enum, value_name = "STATE")]
+        state: Vec<StateArg>,
+    },
+    /// One transaction: what its state means and what to do
+    #[command(after_help = "Example: unanimous tx describe 31ce5540")]
+    Describe {
+        /// The full id, or an unambiguous end of it of at least 4 digits
+        id: IdArg,
+    },
+    /// What became of a transaction
+    #[command(after_help = "Example: unanimous tx outcome 31ce5540 --wait 10s")]
+    Outcome {
+        /// The full id, or for an unfinished one an unambiguous end of it of at least 4 digits
+        id: IdArg,
+        /// Wait this long for a decision
+        #[arg(long, value_name = "TIME")]
+        wait: Option<humantime::Duration>,
+        /// How many branches the transaction had. Only with two or more may a missing record mean a rollback
+        #[arg(long, value_name = "N")]
+        expected_branches: Option<u32>,
+    },
+}
+
+/// States of a transaction, for filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub(crate) enum StateArg {
+    Active,
+    MarkedRollback,
+    Preparing,
+    OnePhase,
+    Deciding,
+    Committing,
+    RollingBack,
+    Heuristic,
+}
+
+/// `log`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Check a log as `serve` would, and every record; changes nothing
+    #[command(after_help = "Example: unanimous log verify /var/lib/unanimous")]
+    Verify(LogArgs),
+    /// Show every record, up to the first damage; changes nothing
+    #[command(after_help = "Example: unanimous log dump /var/lib/unanimous -o jsonl")]
+    Dump(LogArgs),
+}
+
+/// Which log.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct LogArgs {
+    /// Where the log is
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Where the log is
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl LogArgs {
+    /// The directory, however it was given.
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.dir.clone().or_else(|| self.data_dir.clone()).unwrap_or_default()
+    }
+}
+
+/// A transaction's id as people give it: all 48 hexadecimal digits, or at least the last 4.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IdArg(String);
+
+impl IdArg {
+    /// The digits, lower case.
+    pub(crate) fn digits(&self) -> &str {
+        &self.0
+    }
+
+    /// The full id, unless only its end was given.
+    pub(crate) fn full(&self) -> Option<Gtrid> {
+        self.0.parse().ok()
+    }
+}
+
+impl FromStr for IdArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !text.bytes().all(|c| c.is_ascii_hexdigit()) {
+            return Err("an id has only hexadecimal digits".into());
+        }
+        let digits = text.to_ascii_lowercase();
+        match digits.len() {
+            4..48 => Ok(Self(digits)),
+            48 => match digits.parse::<Gtrid>() {
+                Ok(_) => Ok(Self(digits)),
+                Err(error) => Err(error.to_string()),
+            },
+            length => {
+                Err(format!("an id has 48 digits, or at least its last 4; these are {length}"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// experience.md, "Help: one example per command".
+    #[test]
+    fn every_command_that_is_shown_has_an_example() {
+        fn check(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example: unanimous"), "{}", command.get_name());
+            command.get_subcommands().filter(|c| !c.is_hide_set()).for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn ids_are_checked() {
+        for good in ["abcd", "31CE5540", &format!("01{}", "0".repeat(46))] {
+            assert_eq!(good.parse::<IdArg>().unwrap().digits(), good.to_ascii_lowercase());
+        }
+        let (long, foreign) = ("0".repeat(49), format!("09{}", "0".repeat(46)));
+        for bad in ["", "abc", "xyzw", "31ce 5540", "é1ce5540", &long, &foreign] {
+            assert!(bad.parse::<IdArg>().is_err(), "{bad:?}");
+        }
+    }
+}

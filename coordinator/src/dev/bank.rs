@@ -1,0 +1,120 @@
+//! `dev bank`: a service with accounts that takes part in transactions, as a user of the SDK would write it.
+
+use super::wire::bank_service_server::{BankService, BankServiceServer};
+use super::wire::{DescribeRequest, DescribeResponse, MoveRequest, MoveResponse};
+use crate::cli::{BankArgs, Global};
+use crate::connect::causes;
+use crate::errors::{Exit, Failure};
+use crate::{process, runtime, serve};
+use std::time::Duration;
+use tokio::sync::watch;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+use unanimous_sdk::Participant;
+use unanimous_sdk::embedded::{Accounts, Opening};
+
+/// Accounts of each bank, numbered from 1.
+pub(crate) const ACCOUNTS: u32 = 1_000;
+/// What is in each at first, in hundredths.
+pub(crate) const OPENING_CENTS: i64 = 1_000 * 100;
+/// Calls that are still running when the bank stops get this long.
+const CALLS_END_MAX: Duration = Duration::from_secs(2);
+
+struct Bank {
+    participant: Participant,
+    accounts: Accounts,
+    resource: String,
+}
+
+#[tonic::async_trait]
+impl BankService for Bank {
+    async fn r#move(
+        &self,
+        request: Request<MoveRequest>,
+    ) -> Result<Response<MoveResponse>, Status> {
+        let branch = self.participant.join(request.metadata(), &self.resource).await?;
+        let MoveRequest { account, cents } = request.into_inner();
+        // `?` drops the branch: it votes rollback.
+        self.accounts
+            .credit(branch.id(), account, cents)
+            .map_err(|error| Status::aborted(causes(&error)))?;
+        let mut response = Response::new(MoveResponse {});
+        branch.announce(response.metadata_mut());
+        branch.end();
+        Ok(response)
+    }
+
+    async fn describe(
+        &self,
+        _: Request<DescribeRequest>,
+    ) -> Result<Response<DescribeResponse>, Status> {
+        let in_doubt = u32::try_from(self.accounts.in_doubt().len()).unwrap_or(u32::MAX);
+        Ok(Response::new(DescribeResponse { in_doubt, sum_cents: self.accounts.sum_cents() }))
+    }
+}
+
+/// Serves until a signal stops it, then closes its store.
+pub(crate) fn run(args: &BankArgs, global: &Global) -> Result<(), Failure> {
+    process::begin(&args.process)?;
+    let (stop, stopped) = watch::channel(false);
+    process::on_signals(move |name, _| {
+        tracing::info!(signal = name, "stopping");
+        stop.send_replace(true);
+    })?;
+    let listener = serve::listen("--listen", args.listen)?;
+    let opening = Opening { init: Some((ACCOUNTS, OPENING_CENTS)) };
+    let accounts = Accounts::open(&args.data_dir, opening)
+        .map_err(|error| failed("opening the accounts", &error))?;
+    let resource = format!("{}/accounts", args.name);
+    let ran = runtime()?.block_on(async {
+        let participant = Participant::builder(&args.name)
+            .coordinator(&global.address)
+            .resource(&resource, "embedded", accounts.clone())
+            .start()
+            .await
+            .map_err(|error| failed("starting the participant", &error))?;
+        tracing::info!(bank = args.name, "open");
+        serve_calls(listener, participant.clone(), accounts.clone(), resource, stopped).await?;
+        participant.stop().await;
+        Ok(())
+    });
+    accounts.close().map_err(|error| failed("closing the accounts", &error))?;
+    ran
+}
+
+async fn serve_calls(
+    listener: std::net::TcpListener,
+    participant: Participant,
+    accounts: Accounts,
+    resource: String,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<(), Failure> {
+    let listener = listener
+        .set_nonblocking(true)
+        .and_then(|()| tokio::net::TcpListener::from_std(listener))
+        .map_err(|error| failed("listening", &error))?;
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let bank = Bank { participant, accounts, resource };
+    let mut asked = stopped.clone();
+    let graceful = async move {
+        // The sender lives as long as the process.
+        let _ = asked.wait_for(|stopped| *stopped).await;
+    };
+    let serving = Server::builder()
+        .add_service(BankServiceServer::new(bank))
+        .serve_with_incoming_shutdown(incoming, graceful);
+    let too_late = async {
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+        tokio::time::sleep(CALLS_END_MAX).await;
+    };
+    tokio::select! {
+        served = serving => served.map_err(|error| failed("serving", &error)),
+        () = too_late => Ok(()),
+    }
+}
+
+fn failed(doing: &str, error: &dyn std::error::Error) -> Failure {
+    let next = "unanimous dev, for the whole of it";
+    Failure::new(Exit::Failed, "BANK", format!("{doing} failed"), causes(error), next)
+}

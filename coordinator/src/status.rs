@@ -1,0 +1,85 @@
+//! `unanimous status`: how the coordinator is.
+
+use crate::cli::Global;
+use crate::connect;
+use crate::errors::Failure;
+use crate::output::{Document, Output, canonical_json, short_duration};
+use crate::runtime;
+use unanimous_proto::v1;
+
+/// Asks and shows.
+pub(crate) fn run(global: &Global, output: Output) -> Result<(), Failure> {
+    let address = &global.admin_address;
+    let status = runtime()?.block_on(async {
+        let mut admin = connect::admin(address).await?;
+        admin
+            .get_status(v1::GetStatusRequest {})
+            .await
+            .map_err(|status| Failure::from_status(&status, address, "asking for the status"))
+    })?;
+    let status = status.into_inner();
+    output.show(&Document {
+        whole: canonical_json("GetStatusResponse", &status)?,
+        rows: rows(&status),
+        ids: status.coordinator.iter().map(owner_words).collect(),
+        ..Document::default()
+    })
+}
+
+fn owner_words(owner: &v1::Owner) -> String {
+    let v1::Owner { cluster, slot, incarnation, epoch } = owner;
+    format!("cluster {cluster} slot {slot} incarnation {incarnation:08x} epoch {epoch}")
+}
+
+fn rows(status: &v1::GetStatusResponse) -> Vec<Vec<String>> {
+    let owner = status.coordinator.as_ref().map(owner_words).unwrap_or_default();
+    let group = match status.frames_total {
+        0 => String::new(),
+        frames => format!(", {:.1} records a frame", status.records_total as f64 / frames as f64),
+    };
+    let log = format!(
+        "{}, frame {}, {} bytes{group}{}",
+        status.data_dir,
+        status.durable_frame,
+        status.log_bytes,
+        if status.log_behind { ", BEHIND what participants were told" } else { "" }
+    );
+    let now = format!(
+        "{} transactions: {} active, {} in doubt, {} heuristic, {} stuck",
+        status.transactions,
+        status.transactions_active,
+        status.transactions_in_doubt,
+        status.transactions_heuristic,
+        status.transactions_stuck
+    );
+    let since = format!(
+        "{} begun, {} committed, {} rolled back, {} heuristic, {} refused",
+        status.begun_total,
+        status.committed_total,
+        status.rolled_back_total,
+        status.heuristic_total,
+        status.refused_total
+    );
+    let recovered = format!(
+        "{} taken over from the log, {} of them finished",
+        status.recovered_total, status.recovered_finished_total
+    );
+    let sessions = format!(
+        "{} participants, {} clients connected",
+        status.participants_connected, status.clients_connected
+    );
+    let version = format!("{}, up {}", status.version, short_duration(status.uptime_ms));
+    [
+        ("summary", status.summary.clone()),
+        ("coordinator", owner),
+        ("version", version),
+        ("log", log),
+        ("now", now),
+        ("sessions", sessions),
+        ("since start", since),
+        ("recovered", recovered),
+        ("unexpected", format!("{} messages", status.unexpected_messages_total)),
+    ]
+    .map(|(name, value)| vec![name.to_owned(), value])
+    .to_vec()
+}

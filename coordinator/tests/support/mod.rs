@@ -1,0 +1,162 @@
+//! The binary under test, run as people run it.
+#![allow(clippy::unwrap_used, dead_code)]
+
+use assert_cmd::cargo::cargo_bin;
+use serde_json::Value;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Longer than anything here takes on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The binary, with nothing of this machine's settings.
+pub(crate) fn unanimous(args: &[&str]) -> Command {
+    let mut command = Command::new(cargo_bin("unanimous"));
+    for name in ["ADMIN_ADDRESS", "ADDRESS", "DATA_DIR", "LOG_LEVEL"] {
+        command.env_remove(format!("UNANIMOUS_{name}"));
+    }
+    command.env_remove("COLUMNS").args(args).env("NO_COLOR", "1").stdin(Stdio::null());
+    command
+}
+
+/// What a finished run said.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let code = output.status.code();
+        Self { code, stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+}
+
+impl Said {
+    /// stdout as one JSON value.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+pub(crate) fn run(args: &[&str]) -> Said {
+    unanimous(args).output().unwrap().into()
+}
+
+/// Fails with this exit code and the three lines of every error, this code in the first.
+#[track_caller]
+pub(crate) fn assert_fails(said: &Said, exit: i32, code: &str) {
+    assert_eq!(said.code, Some(exit), "{said:?}");
+    let at = said.stderr.find(&format!("error[{code}]: "));
+    let at = at.unwrap_or_else(|| panic!("no error[{code}] in {said:?}"));
+    let lines: Vec<&str> = said.stderr[at..].lines().collect();
+    assert!(lines[0].len() > format!("error[{code}]: ").len(), "{said:?}");
+    assert!(lines[1].starts_with("  why:  ") && lines[1].len() > 8, "{said:?}");
+    let next = lines.iter().find(|line| line.starts_with("  next: ")).map(|line| line.len());
+    assert!(next.is_some_and(|length| length > 8), "{said:?}");
+}
+
+/// Asks again until there is an answer.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    while started.elapsed() < PATIENCE {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("{what}: not within {PATIENCE:?}");
+}
+
+/// A coordinator in a directory of its own. It ends with this value.
+pub(crate) struct Served {
+    pub(crate) home: TempDir,
+    pub(crate) child: Child,
+    pub(crate) stdin: Option<ChildStdin>,
+    pub(crate) sessions: String,
+    pub(crate) admin: String,
+}
+
+impl Served {
+    pub(crate) fn start() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let ports = home.path().join("ports");
+        let mut child = unanimous(&["serve", "--init", "--exit-with-stdin", "--data-dir"])
+            .arg(data_dir(&home))
+            .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--port-file"])
+            .arg(&ports)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let written = eventually("the port file", || std::fs::read_to_string(&ports).ok());
+        let ports: Value = serde_json::from_str(&written).unwrap();
+        let url = |name: &str| format!("http://{}", ports[name].as_str().unwrap());
+        let stdin = child.stdin.take();
+        Self { home, child, stdin, sessions: url("sessions"), admin: url("admin") }
+    }
+
+    /// A command to this coordinator.
+    pub(crate) fn ask(&self, args: &[&str]) -> Said {
+        let addresses = ["--admin-address", &self.admin, "--address", &self.sessions];
+        run(&[args, &addresses].concat())
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        data_dir(&self.home)
+    }
+
+    /// SIGTERM, and its end.
+    pub(crate) fn terminate(&mut self) -> Said {
+        signal(self.child.id(), rustix::process::Signal::TERM);
+        self.ended()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn ended(&mut self) -> Said {
+        let mut stderr = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        Said { code: self.child.wait().unwrap().code(), stdout: String::new(), stderr }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn signal(id: u32, signal: rustix::process::Signal) {
+    let id = rustix::process::Pid::from_raw(id.try_into().unwrap()).unwrap();
+    rustix::process::kill_process(id, signal).unwrap();
+}
+
+fn data_dir(home: &TempDir) -> PathBuf {
+    home.path().join("data")
+}
+
+/// All files below, with their bytes.
+pub(crate) fn bytes_of(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                files.push((path.clone(), std::fs::read(path).unwrap()));
+            }
+        }
+    }
+    files.sort();
+    files
+}

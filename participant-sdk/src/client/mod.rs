@@ -1,0 +1,343 @@
+//! An application that begins and ends transactions: one session, any number of transactions at the
+//! same time.
+
+mod link;
+
+pub(crate) use link::{Ask, Lost};
+
+use crate::endpoint::{BadAddress, endpoint};
+use crate::transaction::{Rollback, Transaction};
+use link::Link;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout_at};
+use unanimous_core::{Gtrid, Outcome};
+use unanimous_proto::v1;
+use v1::transact_request::Body as Say;
+use v1::transact_response::Body as Heard;
+
+/// The longest name of a client and of a transaction, in bytes.
+const NAME_BYTES_MAX: usize = 64;
+/// Before an answer that tells nothing is asked for again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// Why a client cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// The coordinator's address cannot be used.
+    #[error(transparent)]
+    Address(#[from] BadAddress),
+    /// The client's name is too long or has control characters.
+    #[error("the client's name must be at most {NAME_BYTES_MAX} bytes without control characters")]
+    Name,
+}
+
+/// Why a transaction did not begin.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BeginError {
+    /// The coordinator did not answer in the time given.
+    #[error("the coordinator did not answer in time")]
+    Unreachable,
+    /// The coordinator refuses, and went on refusing for the time given if it asked to try again.
+    #[error("the coordinator refused: {reason} ({detail:?})")]
+    Refused {
+        /// Upper snake case.
+        reason: String,
+        /// For people. Untrusted text.
+        detail: String,
+    },
+    /// The coordinator answered with something this version cannot read.
+    #[error("the coordinator's answer cannot be read")]
+    BadAnswer,
+}
+
+/// Why there is no answer to a question for an outcome.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// The coordinator did not answer in the time given, or the transaction was not decided in it.
+    #[error("the outcome was not known in the time given")]
+    NoAnswer,
+    /// The coordinator refuses the question.
+    #[error("the coordinator refused: {reason} ({detail:?})")]
+    Refused {
+        /// Upper snake case.
+        reason: String,
+        /// For people. Untrusted text.
+        detail: String,
+    },
+}
+
+/// What became of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolution {
+    /// It is committed, durably.
+    Committed {
+        /// Every branch is known to have finished.
+        completed: bool,
+    },
+    /// It is rolled back.
+    RolledBack(Rollback),
+    /// Branches ended otherwise than decided.
+    Heuristic(Outcome),
+    /// The coordinator has no record and may not presume a rollback.
+    Unknown,
+}
+
+/// How a client is set up. Made by [`Client::builder`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ClientBuilder {
+    address: String,
+    name: String,
+    begin_within: Duration,
+    resolve_within: Duration,
+    calls_max: usize,
+}
+
+impl ClientBuilder {
+    /// How long a begin is tried, while the coordinator is not reached or is full. 30 s by itself.
+    pub fn begin_within(mut self, patience: Duration) -> Self {
+        self.begin_within = patience;
+        self
+    }
+
+    /// How long an outcome is asked for before it is called unknown. 30 s by itself.
+    pub fn resolve_within(mut self, patience: Duration) -> Self {
+        self.resolve_within = patience;
+        self
+    }
+
+    /// At most this many calls without an answer; beyond it calls wait. 4,096 by itself.
+    pub fn calls_max(mut self, max: usize) -> Self {
+        self.calls_max = max.max(1);
+        self
+    }
+
+    /// Starts the task that keeps the session. Does not wait for the coordinator.
+    ///
+    /// # Errors
+    /// The address or the name cannot be used.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn connect(self) -> Result<Client, ConnectError> {
+        if self.name.len() > NAME_BYTES_MAX || self.name.chars().any(char::is_control) {
+            return Err(ConnectError::Name);
+        }
+        let endpoint = endpoint(&self.address)?;
+        let (asks, inbox) = mpsc::channel(self.calls_max);
+        tokio::spawn(Link::new(endpoint, self.name, self.calls_max, inbox).run());
+        let (begin_within, resolve_within) = (self.begin_within, self.resolve_within);
+        Ok(Client { asks, begin_within, resolve_within })
+    }
+}
+
+/// The handle to one session. Clones share it; it ends with the last of them and their
+/// transactions.
+#[derive(Clone, Debug)]
+pub struct Client {
+    asks: mpsc::Sender<Ask>,
+    begin_within: Duration,
+    resolve_within: Duration,
+}
+
+impl Client {
+    /// A client of the coordinator at `http://host:port`; `name` is for people, at most 64 bytes.
+    pub fn builder(address: impl Into<String>, name: impl Into<String>) -> ClientBuilder {
+        ClientBuilder {
+            address: address.into(),
+            name: name.into(),
+            begin_within: Duration::from_secs(30),
+            resolve_within: Duration::from_secs(30),
+            calls_max: 4_096,
+        }
+    }
+
+    /// A client with the builder's defaults. The session is opened in the background, and again
+    /// whenever it ends.
+    ///
+    /// # Errors
+    /// The address or the name cannot be used.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub async fn connect(
+        address: impl Into<String>,
+        name: impl Into<String>,
+    ) -> Result<Self, ConnectError> {
+        Self::builder(address, name).connect()
+    }
+
+    /// Begins a transaction when awaited. `name` says what kind of business act it is, at most 64
+    /// bytes.
+    pub fn begin(&self, name: impl Into<String>) -> Begin {
+        Begin { client: self.clone(), name: name.into(), timeout: Duration::ZERO }
+    }
+
+    /// Asks what became of a transaction and waits for its decision, at most as long as the builder
+    /// says.
+    ///
+    /// `branches` is how many branches its work replies told (`None`: not counted). Only with two
+    /// or more can a missing record mean rolled back: a one-phase commit leaves none.
+    ///
+    /// # Errors
+    /// No answer in time, or the question was refused.
+    pub async fn resolve(
+        &self,
+        gtrid: Gtrid,
+        branches: Option<u32>,
+    ) -> Result<Resolution, ResolveError> {
+        let resolve = v1::Resolve {
+            gtrid: gtrid.as_bytes().to_vec(),
+            expected_branches: branches,
+            wait: true,
+        };
+        self.ask_outcome(Say::Resolve(resolve)).await
+    }
+
+    /// Asks until there is an answer that tells something. All calls that have an outcome may be
+    /// repeated.
+    pub(crate) async fn ask_outcome(&self, say: Say) -> Result<Resolution, ResolveError> {
+        let deadline = Instant::now() + self.resolve_within;
+        loop {
+            let answer = timeout_at(deadline, self.ask(say.clone())).await;
+            let pause = match answer.map_err(|_| ResolveError::NoAnswer)? {
+                Ok(Heard::Ended(ended)) => match resolution(ended.result.as_ref()) {
+                    Some(resolution) => return Ok(resolution),
+                    None => ASK_AGAIN_AFTER,
+                },
+                Ok(Heard::Refused(refused)) if refused.retry_after_ms == 0 => {
+                    let v1::Refused { reason, detail, .. } = refused;
+                    return Err(ResolveError::Refused { reason, detail });
+                }
+                Ok(Heard::Refused(refused)) => Duration::from_millis(refused.retry_after_ms),
+                Ok(_) => ASK_AGAIN_AFTER,
+                // Asked again as soon as there is a session.
+                Err(Lost) => Duration::ZERO,
+            };
+            let slept = timeout_at(deadline, sleep(pause)).await;
+            slept.map_err(|_| ResolveError::NoAnswer)?;
+        }
+    }
+
+    /// One call; [`Lost`] when the session ends before its answer.
+    async fn ask(&self, say: Say) -> Result<Heard, Lost> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(Ask { say, reply: Some(reply) }).await.map_err(|_| Lost)?;
+        answer.await.map_err(|_| Lost)
+    }
+
+    /// A call whose answer nobody waits for; dropped when there is no room.
+    pub(crate) fn tell(&self, say: Say) {
+        if self.asks.try_send(Ask { say, reply: None }).is_err() {
+            tracing::debug!("a rollback was not sent: the transaction will time out");
+        }
+    }
+}
+
+/// A transaction about to begin: await it.
+#[derive(Debug)]
+#[must_use = "nothing begins until it is awaited"]
+pub struct Begin {
+    client: Client,
+    name: String,
+    timeout: Duration,
+}
+
+impl Begin {
+    /// After this time without a decision the coordinator rolls the transaction back. Without it:
+    /// the coordinator's default.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    async fn run(self) -> Result<Transaction, BeginError> {
+        let Self { client, name, timeout } = self;
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let deadline = Instant::now() + client.begin_within;
+        let mut refusal = None;
+        loop {
+            let request_id: [u8; 16] = rand::random();
+            let begin = v1::Begin {
+                name: name.clone(),
+                timeout_ms,
+                request_id: request_id.to_vec(),
+                ..v1::Begin::default()
+            };
+            // Not later than the coordinator's own count begins.
+            let begun_at = Instant::now();
+            let gave_up = || refusal.clone().unwrap_or(BeginError::Unreachable);
+            let answer = timeout_at(deadline, client.ask(Say::Begin(begin))).await;
+            let pause = match answer.map_err(|_| gave_up())? {
+                Ok(Heard::Begun(begun)) => {
+                    let gtrid =
+                        Gtrid::from_bytes(&begun.gtrid).map_err(|_| BeginError::BadAnswer)?;
+                    let ends_at = begun_at.checked_add(Duration::from_millis(begun.timeout_ms));
+                    return Ok(Transaction::new(client, gtrid, ends_at));
+                }
+                Ok(Heard::Refused(v1::Refused { reason, detail, retry_after_ms })) => {
+                    let refused = BeginError::Refused { reason, detail };
+                    if retry_after_ms == 0 {
+                        return Err(refused);
+                    }
+                    refusal = Some(refused);
+                    Duration::from_millis(retry_after_ms)
+                }
+                Ok(_) => return Err(BeginError::BadAnswer),
+                Err(Lost) => Duration::ZERO,
+            };
+            let gave_up = || refusal.clone().unwrap_or(BeginError::Unreachable);
+            timeout_at(deadline, sleep(pause)).await.map_err(|_| gave_up())?;
+        }
+    }
+}
+
+impl IntoFuture for Begin {
+    type Output = Result<Transaction, BeginError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+/// `None`: not decided yet, or a value of a newer version: ask again.
+fn resolution(result: Option<&v1::Result>) -> Option<Resolution> {
+    let result = result?;
+    match v1::Outcome::try_from(result.outcome).ok()? {
+        v1::Outcome::Unspecified | v1::Outcome::Pending => None,
+        v1::Outcome::Committed => Some(Resolution::Committed { completed: result.completed }),
+        v1::Outcome::RolledBack => Some(Resolution::RolledBack(Rollback {
+            reason: result.rollback_reason.into(),
+            participant: result.participant.clone(),
+            detail: result.detail.clone(),
+        })),
+        v1::Outcome::HeuristicCommit => Some(Resolution::Heuristic(Outcome::HeuristicCommit)),
+        v1::Outcome::HeuristicRollback => Some(Resolution::Heuristic(Outcome::HeuristicRollback)),
+        v1::Outcome::HeuristicMixed => Some(Resolution::Heuristic(Outcome::Mixed)),
+        v1::Outcome::HeuristicHazard => Some(Resolution::Heuristic(Outcome::Hazard)),
+        v1::Outcome::Unknown => Some(Resolution::Unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_outcome_is_an_answer() {
+        let result = |outcome| v1::Result { outcome, ..v1::Result::default() };
+        assert_eq!(resolution(None), None);
+        for hold in [v1::Outcome::Unspecified.into(), v1::Outcome::Pending.into(), 9, -1] {
+            assert_eq!(resolution(Some(&result(hold))), None, "{hold}");
+        }
+        let unknown = result(v1::Outcome::Unknown.into());
+        assert_eq!(resolution(Some(&unknown)), Some(Resolution::Unknown));
+        let committed = result(v1::Outcome::Committed.into());
+        let expected = Resolution::Committed { completed: false };
+        assert_eq!(resolution(Some(&committed)), Some(expected));
+    }
+}

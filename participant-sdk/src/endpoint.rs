@@ -1,0 +1,53 @@
+//! Where the coordinator is, and how it is dialled.
+
+use std::time::Duration;
+use tonic::transport::Endpoint;
+
+/// How long dialling may take, until the coordinator's welcome.
+pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Stream windows in bytes: one message a step, many steps under way.
+const WINDOW_BYTES: u32 = 1 << 20;
+/// A silent connection is asked for a sign of life after this time.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// The text is no address of a coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{address:?} is no address of a coordinator: {why}")]
+pub struct BadAddress {
+    /// What was given.
+    pub address: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// The name is resolved again with each dial.
+pub(crate) fn endpoint(address: &str) -> Result<Endpoint, BadAddress> {
+    let bad = |why: &str| BadAddress { address: address.to_owned(), why: why.to_owned() };
+    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|e| bad(&e.to_string()))?;
+    if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().host().is_none() {
+        return Err(bad("it must look like http://host:port"));
+    }
+    Ok(endpoint
+        .connect_timeout(DIAL_TIMEOUT)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::endpoint;
+
+    #[test]
+    fn only_addresses_with_scheme_and_host_are_taken() {
+        for good in ["http://127.0.0.1:7450", "http://coordinator.internal:1", "http://[::1]:2"] {
+            assert!(endpoint(good).is_ok(), "{good}");
+        }
+        for bad in ["", "127.0.0.1:7450", "ftp://a:1", "http://", "http://a b", "\0"] {
+            assert!(endpoint(bad).is_err(), "{bad:?}");
+        }
+    }
+}

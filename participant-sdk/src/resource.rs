@@ -1,0 +1,308 @@
+//! What the owner of data implements to take part in transactions (section 4 of the contract).
+
+use futures_util::future::BoxFuture;
+use std::fmt::Display;
+use std::future::Future;
+use std::sync::Arc;
+use unanimous_core::coordinator::EndedMark;
+use unanimous_core::message::{Done, Vote};
+use unanimous_core::participant::{Call, Returned};
+use unanimous_core::{BranchId, BranchResult, Evidence};
+
+/// The resource could not be asked, or cannot tell yet: the call is made again, with backoff.
+///
+/// It is no way to say no: a branch that must not commit returns [`Vote::Rollback`] from prepare.
+/// Any error becomes a `Retry` with `?`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Why, for people.
+    pub why: String,
+}
+
+impl Retry {
+    /// A retry with its reason.
+    #[must_use]
+    pub fn because(why: impl Display) -> Self {
+        Self { why: why.to_string() }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Retry {
+    fn from(error: E) -> Self {
+        Self::because(error)
+    }
+}
+
+/// A branch that a resource holds prepared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// The branch.
+    pub branch: BranchId,
+    /// What its vote carried: the vote may have to be repeated.
+    pub evidence: Option<Evidence>,
+}
+
+/// A database or store whose branches can be prepared.
+///
+/// Calls for one branch are made one at a time, in any order that crashes and repeats can produce:
+/// every call may come for a branch that is finished, or that the resource has never seen. Calls
+/// for different branches run at the same time. A panic counts as [`Retry`].
+pub trait Resource: Send + Sync + 'static {
+    /// A branch has been enlisted, its work begins: a note in memory. A resource that takes the
+    /// note can let a branch without any work vote read-only, and refuse work that comes after the
+    /// branch was undone.
+    fn joined(&self, branch: &BranchId) {
+        let _ = branch;
+    }
+
+    /// Makes the branch durable, so that it survives power loss and can be committed as well as
+    /// rolled back, and votes. Durable *before* [`Vote::Commit`]. Prepared already: the same vote.
+    /// [`Vote::ReadOnly`] and [`Vote::Rollback`] end the branch: nothing of it may be left, no lock
+    /// either.
+    ///
+    /// Unknown branch: [`Vote::Rollback`], and nothing is created.
+    ///
+    /// # Errors
+    /// [`Retry`]: not possible now.
+    fn prepare(&self, branch: &BranchId) -> impl Future<Output = Result<Vote, Retry>> + Send;
+
+    /// Commits a prepared branch durably *before* it returns [`Done::Done`]. May come many times.
+    ///
+    /// Unknown branch: what can be proved (committed earlier: [`Done::Done`]), with the help of the
+    /// evidence that the vote carried; without proof `Done::Heuristic(BranchResult::Hazard)`, never
+    /// [`Done::Done`].
+    ///
+    /// # Errors
+    /// [`Retry`]: not possible now.
+    fn commit(
+        &self,
+        branch: &BranchId,
+        evidence: Option<&Evidence>,
+    ) -> impl Future<Output = Result<Done, Retry>> + Send;
+
+    /// Commits a branch that was not prepared, the only one of its transaction: [`Done::Done`] once
+    /// it is durably committed, [`Done::RolledBack`] if it was rolled back instead. Its answer
+    /// decides the transaction.
+    ///
+    /// Comes only for a branch that was joined here and not asked for a vote. By itself it prepares
+    /// and commits.
+    ///
+    /// # Errors
+    /// [`Retry`]: not possible now.
+    fn commit_one_phase(
+        &self,
+        branch: &BranchId,
+    ) -> impl Future<Output = Result<Done, Retry>> + Send {
+        async move {
+            match self.prepare(branch).await? {
+                Vote::Commit { evidence } => self.commit(branch, evidence.as_ref()).await,
+                Vote::ReadOnly => Ok(Done::Done),
+                Vote::Rollback { .. } => Ok(Done::RolledBack),
+            }
+        }
+    }
+
+    /// What became of a branch that was to be committed in one phase, and that nobody here works on
+    /// any more: the order was repeated, or the process was started again. Committed:
+    /// [`Done::Done`]; [`Done::RolledBack`] only with proof; otherwise
+    /// `Done::Heuristic(BranchResult::Hazard)`. By itself it asks [`Resource::commit`].
+    ///
+    /// # Errors
+    /// [`Retry`]: not possible now.
+    fn recall(&self, branch: &BranchId) -> impl Future<Output = Result<Done, Retry>> + Send {
+        self.commit(branch, None)
+    }
+
+    /// Undoes the branch durably, prepared or not, and frees its locks. Unknown branch:
+    /// [`Done::Done`].
+    ///
+    /// # Errors
+    /// [`Retry`]: not possible now.
+    fn rollback(&self, branch: &BranchId) -> impl Future<Output = Result<Done, Retry>> + Send;
+
+    /// The coordinator has the branch's heuristic result on its own durable list: it may be
+    /// forgotten.
+    ///
+    /// # Errors
+    /// [`Retry`]: not possible now.
+    fn forget(&self, branch: &BranchId) -> impl Future<Output = Result<(), Retry>> + Send {
+        let _ = branch;
+        async { Ok(()) }
+    }
+
+    /// The branches that are prepared and not finished, read from the resource itself. Asked once,
+    /// at the start.
+    ///
+    /// # Errors
+    /// [`Retry`]: the participant does not start.
+    fn recover(&self) -> impl Future<Output = Result<Vec<Prepared>, Retry>> + Send;
+
+    /// Whether the resource remembers committed branches until [`Resource::ended`] passes them, so
+    /// that a repeated commit is never a puzzle.
+    fn remembers_committed(&self) -> bool {
+        false
+    }
+
+    /// Every transaction up to the mark has ended durably, its exceptions excepted: the proof of
+    /// their finished branches may be dropped. Comes repeatedly and must not wait.
+    fn ended(&self, mark: &EndedMark) {
+        let _ = mark;
+    }
+}
+
+pub(crate) type Answering = BoxFuture<'static, Result<Returned, Retry>>;
+
+/// A resource whose type is forgotten, so that one participant can have several.
+pub(crate) trait AnyResource: Send + Sync {
+    fn joined(&self, branch: &BranchId);
+    fn call(self: Arc<Self>, branch: BranchId, call: Call) -> Answering;
+    /// [`Call::CommitOnePhase`] for a branch that nobody here works on.
+    fn recall(self: Arc<Self>, branch: BranchId) -> Answering;
+    fn recover(self: Arc<Self>) -> BoxFuture<'static, Result<Vec<Prepared>, Retry>>;
+    fn remembers_committed(&self) -> bool;
+    fn ended(&self, mark: &EndedMark);
+}
+
+impl<R: Resource> AnyResource for R {
+    fn joined(&self, branch: &BranchId) {
+        Resource::joined(self, branch);
+    }
+
+    fn recall(self: Arc<Self>, branch: BranchId) -> Answering {
+        Box::pin(async move { Ok(did(Resource::recall(&*self, &branch).await?)) })
+    }
+
+    fn call(self: Arc<Self>, branch: BranchId, call: Call) -> Answering {
+        Box::pin(async move {
+            Ok(match call {
+                Call::Prepare => voted(self.prepare(&branch).await?),
+                Call::Commit { evidence } => {
+                    committed(self.commit(&branch, evidence.as_ref()).await?)
+                }
+                Call::CommitOnePhase => did(self.commit_one_phase(&branch).await?),
+                Call::Rollback => rolled_back(self.rollback(&branch).await?),
+                Call::Forget => {
+                    self.forget(&branch).await?;
+                    did(Done::Done)
+                }
+            })
+        })
+    }
+
+    fn recover(self: Arc<Self>) -> BoxFuture<'static, Result<Vec<Prepared>, Retry>> {
+        Box::pin(async move { Resource::recover(&*self).await })
+    }
+
+    fn remembers_committed(&self) -> bool {
+        Resource::remembers_committed(self)
+    }
+
+    fn ended(&self, mark: &EndedMark) {
+        Resource::ended(self, mark);
+    }
+}
+
+/// A vote whose evidence the coordinator would not keep cannot be a vote to commit.
+fn voted(vote: Vote) -> Returned {
+    let too_long = |evidence: &Evidence| {
+        evidence.kind.len() > Evidence::KIND_BYTES_MAX
+            || evidence.data.len() > Evidence::DATA_BYTES_MAX
+    };
+    match vote {
+        Vote::Commit { evidence: Some(evidence) } if too_long(&evidence) => {
+            tracing::error!(kind = ?evidence.kind, "the resource's evidence is too long");
+            Returned::Retry
+        }
+        vote => Returned::Voted(vote),
+    }
+}
+
+fn committed(done: Done) -> Returned {
+    match done {
+        // A prepared branch that is rolled back when it should commit has decided alone.
+        Done::RolledBack => did(Done::Heuristic(BranchResult::RolledBack)),
+        done => did(done),
+    }
+}
+
+fn rolled_back(done: Done) -> Returned {
+    match done {
+        Done::RolledBack | Done::NotPrepared => did(Done::Done),
+        done => did(done),
+    }
+}
+
+fn did(done: Done) -> Returned {
+    match done {
+        Done::Retry => Returned::Retry,
+        done => Returned::Did(done, String::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed(Vote, Done);
+
+    impl Resource for Fixed {
+        async fn prepare(&self, _: &BranchId) -> Result<Vote, Retry> {
+            Ok(self.0.clone())
+        }
+        async fn commit(&self, _: &BranchId, _: Option<&Evidence>) -> Result<Done, Retry> {
+            Ok(self.1)
+        }
+        async fn rollback(&self, _: &BranchId) -> Result<Done, Retry> {
+            Ok(Done::Done)
+        }
+        async fn recover(&self) -> Result<Vec<Prepared>, Retry> {
+            Err(std::io::Error::other("no disk"))?
+        }
+    }
+
+    fn branch() -> BranchId {
+        let log = unanimous_core::LogId { cluster: 1, slot: 1, incarnation: 1 };
+        let owner = unanimous_core::Owner { log, epoch: 1 };
+        BranchId {
+            gtrid: unanimous_core::Gtrid::new(owner, 0, 0),
+            bqual: unanimous_core::Bqual::new(1, 1, owner),
+        }
+    }
+
+    #[tokio::test]
+    async fn one_phase_by_itself_prepares_and_commits() {
+        let hazard = Done::Heuristic(BranchResult::Hazard);
+        for (vote, done, expected) in [
+            (Vote::Commit { evidence: None }, Done::Done, Done::Done),
+            (Vote::ReadOnly, hazard, Done::Done),
+            (Vote::Rollback { reason: String::new() }, hazard, Done::RolledBack),
+        ] {
+            let resource = Fixed(vote.clone(), done);
+            assert_eq!(resource.commit_one_phase(&branch()).await, Ok(expected), "{vote:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_branch_that_nobody_works_on_is_asked_about_as_one_to_commit() {
+        let hazard = Done::Heuristic(BranchResult::Hazard);
+        let resource = Arc::new(Fixed(Vote::Rollback { reason: String::new() }, hazard));
+        let recalled = AnyResource::recall(resource, branch()).await;
+        assert_eq!(recalled, Ok(Returned::Did(hazard, String::new())));
+    }
+
+    #[tokio::test]
+    async fn answers_that_a_call_may_not_give_are_translated() {
+        let resource = |done| Arc::new(Fixed(Vote::ReadOnly, done));
+        let commit = Call::Commit { evidence: None };
+        let returned = resource(Done::RolledBack).call(branch(), commit.clone()).await;
+        let heuristic = Done::Heuristic(BranchResult::RolledBack);
+        assert_eq!(returned, Ok(Returned::Did(heuristic, String::new())));
+        let returned = resource(Done::Retry).call(branch(), commit).await;
+        assert_eq!(returned, Ok(Returned::Retry));
+        let evidence = Some(Evidence { kind: String::new(), data: vec![0; 257] });
+        let long = Arc::new(Fixed(Vote::Commit { evidence }, Done::Done));
+        assert_eq!(long.call(branch(), Call::Prepare).await, Ok(Returned::Retry));
+        let why = AnyResource::recover(resource(Done::Done)).await;
+        assert_eq!(why, Err(Retry::because("no disk")));
+    }
+}

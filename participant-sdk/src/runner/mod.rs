@@ -1,0 +1,537 @@
+//! One task runs everything of a participant: the session, the branch state machine, the calls of
+//! its resources.
+//!
+//! ```text
+//!  joins, leaves ------+                         +--> session: votes, acknowledgements, questions
+//!  session's messages -+-> core::Participant --> |
+//!  returned calls -----+                         +--> resource calls, driven here, concurrently
+//! ```
+
+mod joins;
+
+pub(crate) use joins::{Joining, Left};
+
+use crate::crash::crash_point;
+use crate::participant::JoinError;
+use crate::resource::{AnyResource, Prepared};
+use crate::session::{Session, SessionEvent, Wire};
+use crate::{PROTOCOL_VERSION, SDK, wire};
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use joins::{Joins, Wish};
+use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
+use unanimous_core::coordinator::EndedMark;
+use unanimous_core::message::{Answer, Verdict};
+use unanimous_core::participant::{self as core, Call, Event, Order, Returned, State, Times};
+use unanimous_core::{BranchId, Decision, Millis, Owner, ParticipantName, ResourceId};
+use unanimous_proto::v1;
+use v1::participant_service_client::ParticipantServiceClient;
+use v1::participate_request::Body as Say;
+use v1::participate_response::Body as Heard;
+
+/// Branches in a hello and in one inquiry (the wire's limit).
+const BRANCHES_IN_MESSAGE_MAX: usize = 1_000;
+/// How often enlistments without an answer are looked through.
+const REPEAT_EVERY: Duration = Duration::from_millis(250);
+/// How long a stop waits for calls of the resources, and then for the coordinator to take the last
+/// words.
+const STOP_CALLS_PATIENCE: Duration = Duration::from_secs(5);
+const STOP_SESSION_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A resource of this participant.
+pub(crate) struct Registered {
+    pub(crate) id: ResourceId,
+    pub(crate) kind: String,
+    /// What names it in branch ids.
+    pub(crate) number: u32,
+    pub(crate) resource: Arc<dyn AnyResource>,
+}
+
+/// What the handles ask of the task.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Join(Joining),
+    Stop(oneshot::Sender<()>),
+}
+
+pub(crate) struct Setup {
+    pub(crate) name: ParticipantName,
+    pub(crate) resources: Vec<Registered>,
+    pub(crate) times: Times,
+    pub(crate) branches_max: usize,
+    pub(crate) session_queue_max: usize,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) left: mpsc::UnboundedSender<Left>,
+}
+
+struct ParticipantWire;
+
+impl Wire for ParticipantWire {
+    type Out = v1::ParticipateRequest;
+    type In = v1::ParticipateResponse;
+
+    fn call(
+        channel: Channel,
+        outbound: ReceiverStream<Self::Out>,
+    ) -> BoxFuture<'static, Result<Streaming<Self::In>, Status>> {
+        Box::pin(async move {
+            let mut client = ParticipantServiceClient::new(channel);
+            Ok(client.participate(outbound).await?.into_inner())
+        })
+    }
+
+    fn welcome(first: Self::In) -> Result<Owner, String> {
+        match first.body {
+            Some(Heard::Welcome(welcome)) => wire::owner(welcome.coordinator.as_ref())
+                .ok_or_else(|| "the welcome names no coordinator".to_owned()),
+            Some(Heard::Goodbye(goodbye)) => Err(farewell(&goodbye)),
+            _ => Err("the first message was no welcome".to_owned()),
+        }
+    }
+}
+
+fn farewell(goodbye: &v1::Goodbye) -> String {
+    format!("goodbye ({}): {:?}", goodbye.reason().as_str_name(), goodbye.detail)
+}
+
+enum Woken {
+    Left(Left),
+    Asked(Option<Command>),
+    Returned(BranchId, Returned),
+    Session(SessionEvent<v1::ParticipateResponse>),
+    Ticked,
+}
+
+pub(crate) struct Runner {
+    name: ParticipantName,
+    instance: [u8; 16],
+    resources: Vec<Registered>,
+    core: core::Participant,
+    joins: Joins,
+    session: Session<ParticipantWire>,
+    calls: FuturesUnordered<BoxFuture<'static, (BranchId, Returned)>>,
+    /// Told to commit in one phase, and nobody here works on them.
+    recalled: BTreeSet<BranchId>,
+    inquiries: Vec<v1::BranchRef>,
+    inbox: mpsc::Receiver<Command>,
+    lefts: mpsc::UnboundedReceiver<Left>,
+    started: Instant,
+    /// When enlistments without an answer are looked through.
+    repeat_at: Instant,
+    /// It was said that there is no session.
+    lost: bool,
+}
+
+impl Runner {
+    pub(crate) fn new(
+        setup: Setup,
+        recovered: Vec<Prepared>,
+        inbox: mpsc::Receiver<Command>,
+        lefts: mpsc::UnboundedReceiver<Left>,
+    ) -> Self {
+        let seed = rand::random();
+        let mut runner = Self {
+            name: setup.name,
+            instance: rand::random(),
+            resources: setup.resources,
+            core: core::Participant::new(setup.times, seed),
+            joins: Joins::new(setup.branches_max, setup.left),
+            session: Session::new(setup.endpoint, setup.session_queue_max, seed),
+            calls: FuturesUnordered::new(),
+            recalled: BTreeSet::new(),
+            inquiries: Vec::new(),
+            inbox,
+            lefts,
+            started: Instant::now(),
+            repeat_at: Instant::now(),
+            lost: false,
+        };
+        for Prepared { branch, evidence } in recovered {
+            if runner.registered(&branch).is_none() {
+                tracing::warn!(gtrid = %branch.gtrid, bqual = %branch.bqual,
+                    "a prepared branch belongs to no resource of this participant: left alone");
+                continue;
+            }
+            tracing::info!(gtrid = %branch.gtrid, "a prepared branch was found");
+            runner.handle(Event::Recovered { branch, evidence });
+        }
+        runner
+    }
+
+    pub(crate) async fn run(mut self) {
+        loop {
+            self.carry_out();
+            let wake = self.wake_at();
+            let woken = tokio::select! {
+                Some(left) = self.lefts.recv() => Woken::Left(left),
+                asked = self.inbox.recv() => Woken::Asked(asked),
+                Some((branch, returned)) = self.calls.next() => Woken::Returned(branch, returned),
+                event = self.session.next() => Woken::Session(event),
+                () = sleep_until(wake) => Woken::Ticked,
+            };
+            // Work that ended before its caller was answered has ended before anybody asks for a
+            // vote.
+            while let Ok(left) = self.lefts.try_recv() {
+                self.on_left(left);
+            }
+            match woken {
+                Woken::Left(left) => self.on_left(left),
+                Woken::Asked(Some(Command::Join(joining))) => self.on_join(joining),
+                Woken::Asked(Some(Command::Stop(reply))) => {
+                    self.stop().await;
+                    let _ = reply.send(());
+                    return;
+                }
+                Woken::Asked(None) => return self.stop().await,
+                Woken::Returned(branch, returned) => self.on_returned(branch, returned),
+                Woken::Session(event) => self.on_session(event),
+                Woken::Ticked => {
+                    self.handle(Event::Ticked);
+                    if self.repeat_at <= Instant::now() {
+                        self.repeat_at = Instant::now() + REPEAT_EVERY;
+                        self.enlist_again(false);
+                    }
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Millis {
+        let elapsed = self.started.elapsed();
+        Millis(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.now();
+        self.core.handle(now, event);
+    }
+
+    fn wake_at(&self) -> Instant {
+        let idle = Instant::now() + Duration::from_secs(3_600);
+        let at = if self.joins.any_waiting() { self.repeat_at } else { idle };
+        // A millisecond more: the core's time is cut to whole milliseconds.
+        let due = |due: Millis| self.started + Duration::from_millis(due.0.saturating_add(1));
+        self.core.deadline().map_or(at, |deadline| at.min(due(deadline)))
+    }
+
+    fn registered(&self, branch: &BranchId) -> Option<&Registered> {
+        let number = branch.bqual.resource_manager();
+        self.resources.iter().find(|registered| registered.number == number)
+    }
+
+    fn on_join(&mut self, joining: Joining) {
+        let Some(number) = self.resources.get(joining.resource).map(|resource| resource.number)
+        else {
+            return;
+        };
+        let (now, resource) = (self.now(), joining.resource);
+        match self.joins.want(now, number, joining) {
+            Wish::Enlist(branch) => self.enlist(&branch, resource),
+            Wish::Joined(branch, joining) => self.let_join(branch, joining, 0),
+            Wish::Waits | Wish::Refused => {}
+        }
+    }
+
+    fn enlist(&mut self, branch: &BranchId, resource: usize) {
+        let Some(registered) = self.resources.get(resource) else { return };
+        let enlist = v1::Enlist {
+            branch: Some(wire::branch_ref(branch)),
+            resource_id: registered.id.as_str().to_owned(),
+            vote: None,
+        };
+        self.say(Say::Enlist(enlist));
+    }
+
+    fn enlist_again(&mut self, all: bool) {
+        for (branch, resource) in self.joins.repeat(self.now(), all) {
+            self.enlist(&branch, resource);
+        }
+    }
+
+    /// A second call of a transaction needs no answer of the coordinator: if the commit was
+    /// requested meanwhile, the prepare that is on its way finds unfinished work and votes
+    /// rollback.
+    fn let_join(&mut self, branch: BranchId, joining: Joining, remaining_ms: u64) {
+        let undone = self.joins.get_mut(&branch).is_none_or(|join| join.undone)
+            || self.core.state(&branch).is_some_and(|state| state != State::Active);
+        if undone {
+            let _ = joining.reply.send(Err(JoinError::Undone));
+            return;
+        }
+        self.handle(Event::Joined { branch, remaining_ms });
+        self.joins.hand_out(&branch, joining);
+    }
+
+    fn on_enlisted(&mut self, enlisted: &v1::Enlisted) {
+        use v1::EnlistStatus as Status;
+        let Some(branch) = wire::branch_id(enlisted.branch.as_ref()) else { return };
+        let error = match enlisted.status() {
+            // Hold: the enlistment is sent again.
+            Status::Unspecified => return,
+            Status::Enlisted => return self.on_joined(branch, enlisted.remaining_ms),
+            Status::BqualTaken => {
+                if let Some(renumbered) = self.joins.renumber(&branch)
+                    && let Some(resource) =
+                        self.joins.get_mut(&renumbered).map(|join| join.resource)
+                {
+                    self.enlist(&renumbered, resource);
+                }
+                return;
+            }
+            Status::RolledBack => JoinError::RolledBack,
+            Status::Inactive => JoinError::Inactive,
+            Status::UnknownTransaction => JoinError::UnknownTransaction,
+            Status::NotOurs => JoinError::NotOurs,
+            Status::TooManyBranches => JoinError::TooManyBranches,
+            Status::BadResource => JoinError::BadResource(enlisted.detail.clone()),
+        };
+        self.joins.refused(&branch, &error);
+    }
+
+    fn on_joined(&mut self, branch: BranchId, remaining_ms: u64) {
+        let Some(waiting) = self.joins.enlisted(&branch) else { return };
+        crash_point("participant.join.enlisted");
+        let mut taken = false;
+        if !waiting.is_empty()
+            && let Some(registered) = self.registered(&branch)
+        {
+            registered.resource.joined(&branch);
+        }
+        for joining in waiting {
+            taken = true;
+            self.let_join(branch, joining, remaining_ms);
+        }
+        if !taken || self.core.state(&branch).is_none() {
+            // Nobody works: asked for a vote, the resource knows nothing of it and votes rollback.
+            self.joins.remove(&branch);
+        }
+    }
+
+    fn on_left(&mut self, left: Left) {
+        let Left { branch, failure } = left;
+        self.handle(Event::Left { branch, failure });
+        let active = self.core.state(&branch) == Some(State::Active);
+        if let Some(join) = self.joins.get_mut(&branch) {
+            join.working = join.working.saturating_sub(1);
+            join.undo_again |= !active;
+        }
+        self.settle(&branch);
+    }
+
+    fn on_returned(&mut self, branch: BranchId, result: Returned) {
+        self.handle(Event::Returned { branch, result });
+        if self.core.state(&branch).is_none() {
+            self.recalled.remove(&branch);
+        }
+        self.settle(&branch);
+    }
+
+    /// A branch that was undone while calls still worked under it is put back as one that failed:
+    /// whatever they did after the undoing is undone as well, and can in no way be prepared.
+    fn settle(&mut self, branch: &BranchId) {
+        let state = self.core.state(branch);
+        let Some(join) = self.joins.get_mut(branch).filter(|join| join.enlisted) else { return };
+        join.undone |= state != Some(State::Active);
+        if state.is_some() {
+            return;
+        }
+        if join.working == 0 && !join.undo_again {
+            self.joins.remove(branch);
+            return;
+        }
+        join.undo_again = false;
+        let (working, branch) = (join.working, *branch);
+        // One more than work: it leaves with the failure.
+        for _ in 0..=working {
+            self.handle(Event::Joined { branch, remaining_ms: 0 });
+        }
+        let failure = Some("it was undone while its work was under way".to_owned());
+        self.handle(Event::Left { branch, failure });
+    }
+
+    fn on_session(&mut self, event: SessionEvent<v1::ParticipateResponse>) {
+        match event {
+            SessionEvent::Due => {
+                let hello = self.hello();
+                self.session.dial(v1::ParticipateRequest { body: Some(Say::Hello(hello)) });
+            }
+            SessionEvent::Opened => {
+                self.lost = false;
+                tracing::info!(participant = %self.name, "the session is open");
+                self.enlist_again(true);
+                self.handle(Event::Connected);
+            }
+            SessionEvent::Message(message) => self.on_message(message),
+            // Once, however often it is dialled in vain.
+            SessionEvent::Lost(why) if self.lost => {
+                tracing::debug!(participant = %self.name, ?why, "still no session");
+            }
+            SessionEvent::Lost(why) => {
+                self.lost = true;
+                tracing::warn!(participant = %self.name, ?why, "no session with the coordinator");
+            }
+        }
+    }
+
+    fn hello(&self) -> v1::Hello {
+        let mut capabilities = vec![v1::Capability::Inquires, v1::Capability::OnePhase];
+        if self.resources.iter().all(|registered| registered.resource.remembers_committed()) {
+            capabilities.push(v1::Capability::RemembersCommitted);
+        }
+        let resources = self.resources.iter().map(|registered| v1::Resource {
+            resource_id: registered.id.as_str().to_owned(),
+            kind: registered.kind.clone(),
+        });
+        let in_doubt = self.core.in_doubt().take(BRANCHES_IN_MESSAGE_MAX);
+        v1::Hello {
+            protocol_version: PROTOCOL_VERSION,
+            participant: self.name.as_str().to_owned(),
+            instance: self.instance.to_vec(),
+            sdk: SDK.to_owned(),
+            capabilities: capabilities.into_iter().map(i32::from).collect(),
+            resources: resources.collect(),
+            in_doubt: in_doubt.map(wire::branch_ref).collect(),
+            seen_frames: self.core.seen().map(wire::seen_frame).collect(),
+        }
+    }
+
+    fn on_message(&mut self, message: v1::ParticipateResponse) {
+        let Some(coordinator) = self.session.coordinator() else { return };
+        if let Some(mark) = message.ended.as_ref().and_then(wire::ended_mark) {
+            self.on_ended(&mark);
+        }
+        let sender = Owner { log: coordinator.log, epoch: message.sender_epoch };
+        match message.body {
+            Some(Heard::Enlisted(enlisted)) => self.on_enlisted(&enlisted),
+            Some(Heard::Goodbye(goodbye)) => {
+                let words = farewell(&goodbye);
+                if goodbye.reason() == v1::GoodbyeReason::BadMessage {
+                    tracing::error!(participant = %self.name, "{words}: it will be said again");
+                } else {
+                    tracing::info!(participant = %self.name, "{words}");
+                }
+                self.session.hang_up();
+            }
+            Some(Heard::Welcome(_)) | None => {}
+            Some(body) => match wire::order(&body) {
+                Some((branch, order)) => self.on_told(sender, branch, order),
+                None => tracing::debug!("a message that cannot be read was ignored"),
+            },
+        }
+    }
+
+    fn on_ended(&self, mark: &EndedMark) {
+        for registered in &self.resources {
+            registered.resource.ended(mark);
+        }
+    }
+
+    fn on_told(&mut self, sender: Owner, branch: BranchId, order: Order) {
+        if self.registered(&branch).is_none() {
+            tracing::warn!(gtrid = %branch.gtrid, bqual = %branch.bqual,
+                "a message about no resource of this participant was ignored");
+            return;
+        }
+        match &order {
+            Order::Prepare => crash_point("participant.prepare.received"),
+            Order::CommitOnePhase
+            | Order::Decide { decision: Decision::Commit, .. }
+            | Order::Answer(Verdict::Commit { .. }) => crash_point("participant.commit.received"),
+            _ => {}
+        }
+        let recall = order == Order::CommitOnePhase && self.core.state(&branch).is_none();
+        self.handle(Event::Told { sender, branch, order });
+        if recall && self.core.state(&branch).is_some() {
+            self.recalled.insert(branch);
+        }
+        self.settle(&branch);
+    }
+
+    /// Carries out what the core wants done.
+    fn carry_out(&mut self) {
+        while let Some(action) = self.core.poll() {
+            match action {
+                core::Action::Call { branch, call } => self.call(branch, call),
+                core::Action::Send { branch, answer } => self.send(&branch, answer),
+                core::Action::Inquire { branch } => self.inquiries.push(wire::branch_ref(&branch)),
+            }
+        }
+        while !self.inquiries.is_empty() {
+            let rest = self.inquiries.len().saturating_sub(BRANCHES_IN_MESSAGE_MAX);
+            let branches = self.inquiries.split_off(rest);
+            self.say(Say::Inquire(v1::Inquire { branches }));
+        }
+    }
+
+    fn call(&mut self, branch: BranchId, call: Call) {
+        // Checked before the core heard of the branch.
+        let Some(registered) = self.registered(&branch) else { return };
+        let resource = Arc::clone(&registered.resource);
+        let recall = call == Call::CommitOnePhase && self.recalled.contains(&branch);
+        self.calls.push(Box::pin(async move {
+            // The making of the future may panic as well.
+            let calling = AssertUnwindSafe(async move {
+                let answering =
+                    if recall { resource.recall(branch) } else { resource.call(branch, call) };
+                answering.await
+            });
+            let returned = match calling.catch_unwind().await {
+                Ok(Ok(returned)) => returned,
+                Ok(Err(retry)) => {
+                    let why = retry.why;
+                    tracing::debug!(gtrid = %branch.gtrid, ?why, "the resource says later");
+                    Returned::Retry
+                }
+                Err(_) => {
+                    tracing::error!(gtrid = %branch.gtrid, "the resource panicked: called again");
+                    Returned::Retry
+                }
+            };
+            (branch, returned)
+        }));
+    }
+
+    fn send(&mut self, branch: &BranchId, answer: Answer) {
+        let vote = matches!(answer, Answer::Voted(_));
+        if vote {
+            crash_point("participant.vote.before_send");
+        } else {
+            crash_point("participant.ack.before_send");
+        }
+        if let Some(body) = wire::say(branch, answer).body {
+            self.say(body);
+        }
+        if vote {
+            crash_point("participant.vote.after_send");
+        } else {
+            crash_point("participant.ack.after_send");
+        }
+    }
+
+    /// Said or dropped: everything is repeated by those who wait for it.
+    fn say(&mut self, body: Say) {
+        if self.session.send(v1::ParticipateRequest { body: Some(body) }).is_err() {
+            tracing::debug!("a message was dropped: no session that takes it");
+        }
+    }
+
+    async fn stop(&mut self) {
+        self.joins.stop();
+        let patience = Instant::now() + STOP_CALLS_PATIENCE;
+        self.carry_out();
+        while let Ok(Some((branch, returned))) = timeout_at(patience, self.calls.next()).await {
+            self.on_returned(branch, returned);
+            self.carry_out();
+        }
+        self.session.finish(STOP_SESSION_PATIENCE).await;
+        tracing::info!(participant = %self.name, "stopped");
+    }
+}

@@ -1,0 +1,190 @@
+//! One stream to the coordinator, dialled again whenever it ends. Messages are delivered or
+//! dropped, never kept.
+
+use crate::endpoint::DIAL_TIMEOUT;
+use futures_util::future::BoxFuture;
+use std::future::pending;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
+use unanimous_core::{Owner, backoff};
+
+/// Delays between two dials, in milliseconds.
+const REDIAL_MS_MIN: u64 = 50;
+const REDIAL_MS_MAX: u64 = 2_000;
+/// A session that lived as long as this was a good one: the next dial is soon.
+const GOOD_AFTER: Duration = Duration::from_secs(1);
+
+/// What tells the two kinds of session apart.
+pub(crate) trait Wire: 'static {
+    type Out: Send + 'static;
+    type In: Send + 'static;
+
+    /// Opens the stream.
+    fn call(
+        channel: Channel,
+        outbound: ReceiverStream<Self::Out>,
+    ) -> BoxFuture<'static, Result<Streaming<Self::In>, Status>>;
+
+    /// Reads the coordinator from its first message, or says why that is no welcome.
+    fn welcome(first: Self::In) -> Result<Owner, String>;
+}
+
+/// What happened to the session.
+pub(crate) enum SessionEvent<In> {
+    /// It is time to dial: call [`Session::dial`].
+    Due,
+    /// The coordinator said welcome.
+    Opened,
+    /// A message.
+    Message(In),
+    /// The stream ended, or could not be opened.
+    Lost(String),
+}
+
+struct Open<W: Wire> {
+    outbound: mpsc::Sender<W::Out>,
+    inbound: Streaming<W::In>,
+    coordinator: Owner,
+    since: Instant,
+}
+
+enum State<W: Wire> {
+    Waiting(Instant),
+    Dialling(BoxFuture<'static, Result<Box<Open<W>>, String>>),
+    Open(Box<Open<W>>),
+    Ended,
+}
+
+pub(crate) struct Session<W: Wire> {
+    endpoint: Endpoint,
+    queue_max: usize,
+    /// Jitter's seed.
+    seed: u64,
+    failures: u32,
+    state: State<W>,
+}
+
+impl<W: Wire> Session<W> {
+    /// A session that is due to be dialled at once. Messages beyond `queue_max` that the transport
+    /// has not taken are dropped.
+    pub(crate) fn new(endpoint: Endpoint, queue_max: usize, seed: u64) -> Self {
+        let state = State::Waiting(Instant::now());
+        Self { endpoint, queue_max, seed, failures: 0, state }
+    }
+
+    /// The coordinator's life that said welcome, while the session is open.
+    pub(crate) fn coordinator(&self) -> Option<Owner> {
+        match &self.state {
+            State::Open(open) => Some(open.coordinator),
+            _ => None,
+        }
+    }
+
+    /// Begins to dial; `hello` is the first message.
+    pub(crate) fn dial(&mut self, hello: W::Out) {
+        let (endpoint, queue_max) = (self.endpoint.clone(), self.queue_max);
+        self.state = State::Dialling(Box::pin(async move {
+            match timeout(DIAL_TIMEOUT, open::<W>(endpoint, queue_max, hello)).await {
+                Ok(opened) => opened,
+                Err(_) => Err("no answer in time".to_owned()),
+            }
+        }));
+    }
+
+    /// Hands a message to the transport, or gives it back: no session, or one that does not take
+    /// what is sent.
+    pub(crate) fn send(&mut self, message: W::Out) -> Result<(), W::Out> {
+        match &self.state {
+            State::Open(open) => {
+                open.outbound.try_send(message).map_err(mpsc::error::TrySendError::into_inner)
+            }
+            _ => Err(message),
+        }
+    }
+
+    /// Gives the stream up and dials again after a pause.
+    pub(crate) fn hang_up(&mut self) {
+        if let State::Open(open) = &self.state
+            && open.since.elapsed() >= GOOD_AFTER
+        {
+            self.failures = 0;
+        }
+        let delay_ms =
+            backoff::delay_ms(self.seed, b"dial", self.failures, REDIAL_MS_MIN, REDIAL_MS_MAX);
+        self.failures = self.failures.saturating_add(1);
+        self.state = State::Waiting(Instant::now() + Duration::from_millis(delay_ms));
+    }
+
+    /// Says nothing more and lets the transport deliver what was said: waits for the coordinator to
+    /// end the stream.
+    pub(crate) async fn finish(&mut self, patience: Duration) {
+        if let State::Open(open) = std::mem::replace(&mut self.state, State::Ended) {
+            let Open { outbound, mut inbound, .. } = *open;
+            drop(outbound);
+            let _ = timeout(patience, async { while let Ok(Some(_)) = inbound.message().await {} })
+                .await;
+        }
+    }
+
+    /// The next event. Nothing is lost when the future is dropped.
+    pub(crate) async fn next(&mut self) -> SessionEvent<W::In> {
+        match &mut self.state {
+            State::Waiting(until) => {
+                sleep_until(*until).await;
+                SessionEvent::Due
+            }
+            State::Dialling(dialling) => match dialling.await {
+                Ok(open) => {
+                    self.state = State::Open(open);
+                    SessionEvent::Opened
+                }
+                Err(why) => {
+                    self.hang_up();
+                    SessionEvent::Lost(why)
+                }
+            },
+            State::Open(open) => {
+                let why = match open.inbound.message().await {
+                    Ok(Some(message)) => return SessionEvent::Message(message),
+                    Ok(None) => "the coordinator ended the session".to_owned(),
+                    Err(status) => status.to_string(),
+                };
+                self.hang_up();
+                SessionEvent::Lost(why)
+            }
+            State::Ended => pending().await,
+        }
+    }
+}
+
+async fn open<W: Wire>(
+    endpoint: Endpoint,
+    queue_max: usize,
+    hello: W::Out,
+) -> Result<Box<Open<W>>, String> {
+    let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
+    let (outbound, queue) = mpsc::channel(queue_max);
+    outbound.try_send(hello).map_err(|_| "the session's queue has no room".to_owned())?;
+    let mut inbound =
+        W::call(channel, ReceiverStream::new(queue)).await.map_err(|status| status.to_string())?;
+    let first = inbound.message().await.map_err(|status| status.to_string())?;
+    let first = first.ok_or("the coordinator ended the session without a welcome")?;
+    let coordinator = W::welcome(first)?;
+    Ok(Box::new(Open { outbound, inbound, coordinator, since: Instant::now() }))
+}
+
+/// tonic's transport error says only "transport error" by itself.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

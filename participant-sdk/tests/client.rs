@@ -1,0 +1,265 @@
+//! Clients and transactions against a coordinator played by the test.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::future::IntoFuture;
+use std::time::Duration;
+use support::{Asked, ClientSession, Coordinator, Reply, gtrid, soon};
+use tokio::task::JoinHandle;
+use tonic::Response;
+use unanimous_proto::v1;
+use unanimous_sdk::{
+    BeginError, Client, CommitError, Committed, HEADER_BRANCHES, HEADER_TRANSACTION, Outcome,
+    Resolution, ResolveError, RollbackReason, Transaction, Wait,
+};
+
+async fn open() -> (Coordinator, Client, ClientSession) {
+    let mut coordinator = Coordinator::start().await;
+    let client = Client::connect(&coordinator.address, "app").await.unwrap();
+    let mut session = coordinator.client().await;
+    assert_eq!(session.welcome().await.client, "app");
+    (coordinator, client, session)
+}
+
+async fn begun(client: &Client, session: &mut ClientSession, sequence: u64) -> Transaction {
+    let begin = client.begin("transfer").timeout(Duration::from_secs(5));
+    let (begun, asked) = tokio::join!(begin.into_future(), session.begun(sequence));
+    assert_eq!((&*asked.name, asked.timeout_ms), ("transfer", 5_000));
+    begun.unwrap()
+}
+
+fn committing(tx: Transaction) -> JoinHandle<Result<Committed, CommitError>> {
+    tokio::spawn(tx.commit())
+}
+
+async fn commit(session: &mut ClientSession) -> (u64, v1::Commit) {
+    match session.asked().await {
+        (call, Asked::Commit(commit)) => (call, commit),
+        other => unreachable!("no commit: {other:?}"),
+    }
+}
+
+fn work_reply(branches: Option<&str>) -> Response<()> {
+    let mut reply = Response::new(());
+    if let Some(branches) = branches {
+        reply.metadata_mut().insert(HEADER_BRANCHES, branches.parse().unwrap());
+    }
+    reply
+}
+
+#[tokio::test]
+async fn context_and_deadline_ride_along_and_counted_branches_go_with_the_commit() {
+    let (_coordinator, client, mut session) = open().await;
+    let tx = begun(&client, &mut session, 1).await;
+    let header = gtrid(1).to_string();
+    for branches in ["1", "1"] {
+        let reply = tx.call("work", |request| {
+            let metadata = request.metadata();
+            assert_eq!(metadata.get(HEADER_TRANSACTION).unwrap(), header.as_str());
+            assert!(metadata.get("grpc-timeout").is_some());
+            let reply = work_reply(Some(branches));
+            async move { Ok(reply) }
+        });
+        reply.await.unwrap();
+    }
+    let committed = committing(tx.wait(Wait::Completed));
+    let (call, commit) = commit(&mut session).await;
+    assert_eq!((commit.expected_branches, commit.wait()), (Some(2), v1::Wait::Completed));
+    let result = v1::Result {
+        outcome: v1::Outcome::Committed.into(),
+        completed: true,
+        ..v1::Result::default()
+    };
+    session.ended_with(call, result).await;
+    let committed = soon("a commit", committed).await.unwrap();
+    assert_eq!(committed, Ok(Committed { gtrid: gtrid(1), completed: true }));
+}
+
+#[tokio::test]
+async fn branches_are_only_claimed_when_every_reply_was_counted() {
+    let (_coordinator, client, mut session) = open().await;
+    let tx = begun(&client, &mut session, 1).await;
+    assert_eq!(tx.branches(), None, "no work");
+    let _unanswered = tx.request(());
+    assert_eq!(tx.branches(), None);
+    tx.count(work_reply(Some("2")).metadata());
+    assert_eq!(tx.branches(), Some(2));
+    tx.call((), |_| async { Ok(work_reply(None)) }).await.unwrap();
+    assert_eq!(tx.branches(), Some(2), "a reply without the header has none");
+    let failed = tx.call((), |_| async { Err::<Response<()>, _>(tonic::Status::internal("")) });
+    assert!(failed.await.is_err());
+    assert_eq!(tx.branches(), None);
+}
+
+#[tokio::test]
+async fn a_commit_whose_session_was_lost_is_asked_for_again_with_the_same_request_id() {
+    let (mut coordinator, client, mut session) = open().await;
+    let tx = begun(&client, &mut session, 1).await;
+    let committed = committing(tx);
+    let (_, first) = commit(&mut session).await;
+    drop(session);
+    let mut session = coordinator.client().await;
+    session.welcome().await;
+    let (call, second) = commit(&mut session).await;
+    assert_eq!((second.request_id.len(), &second), (16, &first));
+    // Values that tell nothing are asked for again.
+    session.ended(call, v1::Outcome::Pending).await;
+    let (call, _) = commit(&mut session).await;
+    session.ended(call, v1::Outcome::Committed).await;
+    assert!(soon("a commit", committed).await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn every_outcome_of_a_commit_has_its_error() {
+    let (_coordinator, client, mut session) = open().await;
+    for (sequence, outcome, expected) in [
+        (1, v1::Outcome::HeuristicMixed, Some(Outcome::Mixed)),
+        (2, v1::Outcome::HeuristicHazard, Some(Outcome::Hazard)),
+        (3, v1::Outcome::HeuristicRollback, Some(Outcome::HeuristicRollback)),
+        (4, v1::Outcome::Unknown, None),
+    ] {
+        let tx = begun(&client, &mut session, sequence).await;
+        let committed = committing(tx);
+        let (call, _) = commit(&mut session).await;
+        session.ended(call, outcome).await;
+        let gtrid = gtrid(sequence);
+        let expected = match expected {
+            Some(outcome) => CommitError::Heuristic { gtrid, outcome },
+            None => CommitError::Unknown { gtrid },
+        };
+        assert_eq!(soon("a commit", committed).await.unwrap(), Err(expected));
+    }
+    let tx = begun(&client, &mut session, 5).await;
+    let committed = committing(tx);
+    let (call, _) = commit(&mut session).await;
+    let result = v1::Result {
+        outcome: v1::Outcome::RolledBack.into(),
+        rollback_reason: v1::RollbackReason::Voted.into(),
+        participant: "bank-b".to_owned(),
+        detail: "overdrawn\u{1b}[2J".to_owned(),
+        completed: false,
+    };
+    session.ended_with(call, result).await;
+    let error = soon("a commit", committed).await.unwrap().unwrap_err();
+    assert!(!error.to_string().contains('\u{1b}'), "{error}");
+    let CommitError::RolledBack { rollback, .. } = error else { unreachable!("{error}") };
+    assert_eq!((rollback.reason, &*rollback.participant), (RollbackReason::Voted, "bank-b"));
+}
+
+#[tokio::test]
+async fn a_begin_is_tried_again_while_the_coordinator_is_full_and_not_when_it_refuses() {
+    let (_coordinator, client, mut session) = open().await;
+    let refused = |reason: &str, retry_after_ms| {
+        let (reason, detail) = (reason.to_owned(), String::new());
+        Reply::Refused(v1::Refused { reason, detail, retry_after_ms })
+    };
+    let begin = tokio::spawn(client.begin("a").into_future());
+    let (call, _) = session.asked().await;
+    session.reply(call, refused("TOO_MANY_TRANSACTIONS", 1)).await;
+    session.begun(1).await;
+    let tx = soon("a begin", begin).await.unwrap().unwrap();
+    assert_eq!(tx.gtrid(), gtrid(1));
+    let begin = tokio::spawn(client.begin("b").into_future());
+    let (call, _) = session.asked().await;
+    session.reply(call, refused("TIMEOUT_TOO_LONG", 0)).await;
+    let error = soon("a begin", begin).await.unwrap().unwrap_err();
+    assert!(
+        matches!(error, BeginError::Refused { ref reason, .. } if reason == "TIMEOUT_TOO_LONG")
+    );
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_dropped_and_a_begin_that_is_abandoned_are_rolled_back() {
+    let (_coordinator, client, mut session) = open().await;
+    drop(begun(&client, &mut session, 1).await);
+    let (_, Asked::Rollback(rollback)) = session.asked().await else { unreachable!() };
+    assert_eq!(rollback.gtrid, gtrid(1).as_bytes());
+
+    let begin = tokio::spawn(client.begin("transfer").into_future());
+    let (call, _) = session.asked().await;
+    begin.abort();
+    assert!(begin.await.unwrap_err().is_cancelled());
+    let begun = v1::Begun { gtrid: gtrid(2).as_bytes().to_vec(), timeout_ms: 1 };
+    session.reply(call, Reply::Begun(begun)).await;
+    let (_, Asked::Rollback(rollback)) = session.asked().await else { unreachable!() };
+    assert_eq!(rollback.gtrid, gtrid(2).as_bytes());
+}
+
+#[tokio::test]
+async fn a_commit_that_is_dropped_midway_is_not_rolled_back() {
+    let (_coordinator, client, mut session) = open().await;
+    let tx = begun(&client, &mut session, 1).await;
+    let committed = committing(tx);
+    commit(&mut session).await;
+    committed.abort();
+    assert!(committed.await.unwrap_err().is_cancelled());
+    // What comes next on the stream is no rollback.
+    drop(begun(&client, &mut session, 2).await);
+    let (_, Asked::Rollback(rollback)) = session.asked().await else { unreachable!() };
+    assert_eq!(rollback.gtrid, gtrid(2).as_bytes());
+}
+
+#[tokio::test]
+async fn a_rollback_tells_what_became_of_the_transaction() {
+    let (_coordinator, client, mut session) = open().await;
+    for (sequence, outcome, committed) in
+        [(1, v1::Outcome::RolledBack, false), (2, v1::Outcome::Committed, true)]
+    {
+        let tx = begun(&client, &mut session, sequence).await;
+        let rolled_back = tokio::spawn(tx.rollback());
+        let (call, Asked::Rollback(_)) = session.asked().await else { unreachable!() };
+        session.ended(call, outcome).await;
+        let told = soon("a rollback", rolled_back).await.unwrap();
+        let too_late = CommitError::CommittedBefore { gtrid: gtrid(sequence) };
+        assert_eq!(told.err(), committed.then_some(too_late));
+    }
+}
+
+#[tokio::test]
+async fn without_an_answer_in_time_the_outcome_is_unknown_and_can_be_asked_for() {
+    let mut coordinator = Coordinator::start().await;
+    let client = Client::builder(&coordinator.address, "app")
+        .resolve_within(Duration::from_millis(50))
+        .begin_within(Duration::from_millis(50))
+        .connect()
+        .unwrap();
+    let mut session = coordinator.client().await;
+    session.welcome().await;
+    let resolving = client.clone();
+    let resolved = tokio::spawn(async move { resolving.resolve(gtrid(1), Some(2)).await });
+    let (call, Asked::Resolve(resolve)) = session.asked().await else { unreachable!() };
+    assert_eq!((resolve.expected_branches, resolve.wait), (Some(2), true));
+    session.ended(call, v1::Outcome::Unknown).await;
+    assert_eq!(soon("a resolution", resolved).await.unwrap(), Ok(Resolution::Unknown));
+
+    let resolved = soon("no resolution", client.resolve(gtrid(2), None)).await;
+    assert_eq!(resolved, Err(ResolveError::NoAnswer));
+    let begin = soon("no begin", client.begin("x").into_future()).await.map(|_| ());
+    assert_eq!(begin, Err(BeginError::Unreachable));
+}
+
+#[tokio::test]
+async fn answers_in_any_order_find_their_calls() {
+    let (_coordinator, client, mut session) = open().await;
+    let first = tokio::spawn(client.begin("first").into_future());
+    let (first_call, _) = session.asked().await;
+    let second = tokio::spawn(client.begin("second").into_future());
+    let (second_call, _) = session.asked().await;
+    session.reply(99, Reply::Begun(v1::Begun::default())).await;
+    for (call, sequence) in [(second_call, 2), (first_call, 1)] {
+        let gtrid = gtrid(sequence).as_bytes().to_vec();
+        session.reply(call, Reply::Begun(v1::Begun { gtrid, timeout_ms: 1 })).await;
+    }
+    assert_eq!(soon("a begin", first).await.unwrap().unwrap().gtrid(), gtrid(1));
+    assert_eq!(soon("a begin", second).await.unwrap().unwrap().gtrid(), gtrid(2));
+}
+
+#[tokio::test]
+async fn addresses_and_names_that_cannot_work_are_refused() {
+    for (address, name) in
+        [("nowhere", "app"), ("http://a:1", "a\nb"), ("http://a:1", &*"x".repeat(65))]
+    {
+        assert!(Client::connect(address, name).await.is_err(), "{address} {name:?}");
+    }
+}

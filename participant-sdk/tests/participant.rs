@@ -1,0 +1,477 @@
+//! The runner against a coordinator played by the test.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use support::{Coordinator, ParticipantSession, Tell, gtrid, id, reference, soon};
+use tokio::sync::{mpsc, oneshot};
+use tonic::metadata::MetadataMap;
+use unanimous_proto::v1;
+use unanimous_sdk::{
+    Branch, BranchId, Done, EndedMark, Evidence, HEADER_TRANSACTION, JoinError, Participant,
+    Prepared, Resource, Retry, StartError, Times, Vote,
+};
+
+/// What the next prepare does.
+enum Script {
+    Commit,
+    Panic,
+    /// Says that it was called, then waits.
+    Slow(oneshot::Receiver<()>),
+}
+
+/// A resource that does what the test says and tells what it was asked.
+#[derive(Clone)]
+struct Scripted {
+    prepares: Arc<Mutex<VecDeque<Script>>>,
+    called: mpsc::UnboundedSender<(&'static str, BranchId)>,
+    prepared: Vec<Prepared>,
+}
+
+impl Scripted {
+    fn new() -> (Self, mpsc::UnboundedReceiver<(&'static str, BranchId)>) {
+        let (called, calls) = mpsc::unbounded_channel();
+        (Self { prepares: Arc::default(), called, prepared: Vec::new() }, calls)
+    }
+
+    fn script(&self, script: Script) {
+        self.prepares.lock().unwrap().push_back(script);
+    }
+
+    fn called(&self, call: &'static str, branch: &BranchId) {
+        self.called.send((call, *branch)).unwrap();
+    }
+}
+
+fn evidence() -> Option<Evidence> {
+    Some(Evidence { kind: "scripted".to_owned(), data: vec![1, 2, 3] })
+}
+
+impl Resource for Scripted {
+    async fn prepare(&self, branch: &BranchId) -> Result<Vote, Retry> {
+        self.called("prepare", branch);
+        let script = self.prepares.lock().unwrap().pop_front();
+        match script {
+            None | Some(Script::Commit) => {}
+            Some(Script::Panic) => unreachable!("as the test wants"),
+            Some(Script::Slow(go_on)) => go_on.await?,
+        }
+        Ok(Vote::Commit { evidence: evidence() })
+    }
+
+    async fn commit(&self, branch: &BranchId, _: Option<&Evidence>) -> Result<Done, Retry> {
+        self.called("commit", branch);
+        Ok(Done::Done)
+    }
+
+    async fn recall(&self, branch: &BranchId) -> Result<Done, Retry> {
+        self.called("recall", branch);
+        Ok(Done::RolledBack)
+    }
+
+    async fn rollback(&self, branch: &BranchId) -> Result<Done, Retry> {
+        self.called("rollback", branch);
+        Ok(Done::Done)
+    }
+
+    async fn recover(&self) -> Result<Vec<Prepared>, Retry> {
+        Ok(self.prepared.clone())
+    }
+
+    fn ended(&self, mark: &EndedMark) {
+        assert_eq!(mark.sequence, 42);
+        self.called("ended", &branch_of_nobody());
+    }
+}
+
+fn branch_of_nobody() -> BranchId {
+    let bqual = unanimous_core::Bqual::new(0, 0, support::OWNER);
+    BranchId { gtrid: gtrid(0), bqual }
+}
+
+type Calls = mpsc::UnboundedReceiver<(&'static str, BranchId)>;
+
+/// A participant with an open session.
+struct Stage {
+    coordinator: Coordinator,
+    session: ParticipantSession,
+    hello: v1::Hello,
+    participant: Participant,
+    resource: Scripted,
+    calls: Calls,
+}
+
+impl Stage {
+    async fn set() -> Self {
+        let (resource, calls) = Scripted::new();
+        Self::with(resource, calls).await
+    }
+
+    async fn with(resource: Scripted, calls: Calls) -> Self {
+        let mut coordinator = Coordinator::start().await;
+        let times = Times { grace_ms: 300, retry_ms_min: 1, ..Times::default() };
+        let participant = Participant::builder("bank")
+            .coordinator(&coordinator.address)
+            .resource("bank/a", "scripted", resource.clone())
+            .times(times)
+            .start()
+            .await
+            .unwrap();
+        let mut session = coordinator.participant().await;
+        let hello = session.welcome().await;
+        Self { coordinator, session, hello, participant, resource, calls }
+    }
+
+    async fn reconnect(&mut self) -> v1::Hello {
+        self.session.end();
+        self.session = self.coordinator.participant().await;
+        self.session.welcome().await
+    }
+
+    async fn join(&mut self, sequence: u64) -> Branch {
+        let participant = self.participant.clone();
+        let joining =
+            tokio::spawn(
+                async move { participant.join_transaction(gtrid(sequence), "bank/a").await },
+            );
+        let (branch, enlist) = self.session.enlist().await;
+        assert_eq!((branch.gtrid, &*enlist.resource_id), (gtrid(sequence), "bank/a"));
+        self.session.answer_enlist(&branch, v1::EnlistStatus::Enlisted).await;
+        let joined = soon("a join", joining).await.unwrap().unwrap();
+        assert_eq!(*joined.id(), branch);
+        joined
+    }
+
+    async fn call(&mut self) -> (&'static str, BranchId) {
+        soon("a call", self.calls.recv()).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_branch_goes_through_prepare_and_commit_with_its_evidence() {
+    let mut stage = Stage::set().await;
+    assert_eq!((&*stage.hello.participant, stage.hello.instance.len()), ("bank", 16));
+    assert_eq!(stage.hello.resources[0].resource_id, "bank/a");
+    let branch = stage.join(1).await;
+    let id = *branch.id();
+    branch.end();
+    stage.session.prepare(&id).await;
+    let vote = stage.session.vote().await;
+    assert_eq!(vote.ballot(), v1::Ballot::Commit);
+    assert_eq!(vote.evidence.unwrap().data, vec![1, 2, 3]);
+    stage.session.decide(&id, v1::Decision::Commit).await;
+    assert_eq!(stage.session.acknowledged().await.done(), v1::Done::Done);
+    assert_eq!(stage.call().await, ("prepare", id));
+    assert_eq!(stage.call().await, ("commit", id));
+}
+
+/// Reconnects: the in-doubt list in hello, the inquiry, the repeated vote, the seen frame.
+#[tokio::test]
+async fn after_a_lost_session_a_branch_in_doubt_is_listed_asked_about_and_votes_again() {
+    let mut stage = Stage::set().await;
+    let branch = stage.join(1).await;
+    let id1 = *branch.id();
+    branch.end();
+    stage.session.prepare(&id1).await;
+    stage.session.vote().await;
+
+    let hello = stage.reconnect().await;
+    assert_eq!(hello.in_doubt, vec![reference(&id1).unwrap()]);
+    assert_eq!(hello.seen_frames, vec![]);
+    let support::Said::Inquire(inquire) = stage.session.said().await else {
+        unreachable!("no inquiry")
+    };
+    assert_eq!(inquire.branches, vec![reference(&id1).unwrap()]);
+    stage.session.prepare(&id1).await;
+    assert_eq!(stage.session.vote().await.ballot(), v1::Ballot::Commit);
+    for verdict in [v1::Verdict::Wait, v1::Verdict::LeaveAlone, v1::Verdict::Unspecified] {
+        let answer = v1::Answer {
+            branch: reference(&id1),
+            verdict: verdict.into(),
+            ..v1::Answer::default()
+        };
+        stage.session.tell(Tell::Answer(answer)).await;
+    }
+    let answer = v1::Answer {
+        branch: reference(&id1),
+        verdict: v1::Verdict::Commit.into(),
+        frame: 9,
+        evidence: None,
+    };
+    stage.session.tell(Tell::Answer(answer)).await;
+    assert_eq!(stage.session.acknowledged().await.done(), v1::Done::Done);
+
+    let hello = stage.reconnect().await;
+    assert_eq!(hello.in_doubt, vec![]);
+    let seen = &hello.seen_frames[0];
+    assert_eq!((seen.frame, seen.epoch, seen.incarnation), (9, 5, 7));
+    assert_eq!(stage.call().await, ("prepare", id1));
+    assert_eq!(stage.call().await, ("commit", id1), "prepared once, committed once");
+}
+
+#[tokio::test]
+async fn branches_found_prepared_are_in_doubt_from_the_first_hello() {
+    let (mut resource, calls) = Scripted::new();
+    let name = unanimous_core::ParticipantName::new("bank").unwrap();
+    let number = unanimous_core::id::resource_manager(
+        &name,
+        &unanimous_core::ResourceId::new("bank/a").unwrap(),
+    );
+    let bqual = unanimous_core::Bqual::new(number, 1, support::OWNER);
+    let found = BranchId { gtrid: gtrid(3), bqual };
+    resource.prepared = vec![
+        Prepared { branch: found, evidence: evidence() },
+        Prepared { branch: branch_of_nobody(), evidence: None },
+    ];
+    let mut stage = Stage::with(resource, calls).await;
+    assert_eq!(stage.hello.in_doubt, vec![reference(&found).unwrap()], "and none of others");
+    assert!(matches!(stage.session.said().await, support::Said::Inquire(_)));
+    stage.session.prepare(&found).await;
+    let vote = stage.session.vote().await;
+    assert_eq!(vote.evidence.unwrap().kind, "scripted", "repeated with its evidence");
+    stage.session.decide(&found, v1::Decision::Rollback).await;
+    assert_eq!(stage.session.acknowledged().await.done(), v1::Done::Done);
+    assert_eq!(stage.call().await, ("rollback", found));
+}
+
+/// Section 2, fencing.
+#[tokio::test]
+async fn an_older_epoch_is_not_obeyed_once_a_newer_one_has_spoken() {
+    let mut stage = Stage::set().await;
+    let branch = stage.join(1).await;
+    let id = *branch.id();
+    branch.end();
+    let prepare = v1::Prepare { branch: reference(&id) };
+    stage.session.tell_as(6, Tell::Prepare(prepare.clone())).await;
+    stage.session.vote().await;
+    let decide = v1::Decide {
+        branch: reference(&id),
+        decision: v1::Decision::Rollback.into(),
+        ..v1::Decide::default()
+    };
+    stage.session.tell_as(5, Tell::Decide(decide.clone())).await;
+    // Answered in order: what comes now shows that nothing came of the old one.
+    stage.session.tell_as(6, Tell::Prepare(prepare)).await;
+    assert_eq!(stage.session.vote().await.ballot(), v1::Ballot::Commit);
+    stage.session.tell_as(6, Tell::Decide(decide)).await;
+    assert_eq!(stage.session.acknowledged().await.done(), v1::Done::Done);
+    assert_eq!(stage.call().await, ("prepare", id));
+    assert_eq!(stage.call().await, ("rollback", id));
+}
+
+#[tokio::test]
+async fn a_panic_in_the_resource_is_a_retry_and_a_slow_call_holds_up_nobody() {
+    let mut stage = Stage::set().await;
+    let (slow, fast) = (stage.join(1).await, stage.join(2).await);
+    let (slow_id, fast_id) = (*slow.id(), *fast.id());
+    slow.end();
+    fast.end();
+    let (go_on, waits) = oneshot::channel();
+    for script in [Script::Slow(waits), Script::Panic, Script::Commit] {
+        stage.resource.script(script);
+    }
+    stage.session.prepare(&slow_id).await;
+    assert_eq!(stage.call().await, ("prepare", slow_id));
+    stage.session.prepare(&fast_id).await;
+    let vote = stage.session.vote().await;
+    assert_eq!((id(vote.branch.as_ref()), vote.ballot()), (fast_id, v1::Ballot::Commit));
+    assert_eq!(stage.call().await, ("prepare", fast_id));
+    assert_eq!(stage.call().await, ("prepare", fast_id), "called again after the panic");
+    go_on.send(()).unwrap();
+    assert_eq!(id(stage.session.vote().await.branch.as_ref()), slow_id);
+}
+
+#[tokio::test]
+async fn a_branch_that_is_dropped_or_failed_votes_rollback_and_says_why() {
+    let mut stage = Stage::set().await;
+    let dropped = stage.join(1).await;
+    let failed = stage.join(2).await;
+    let (dropped_id, failed_id) = (*dropped.id(), *failed.id());
+    drop(dropped);
+    failed.fail("no seats left");
+    for (branch, why) in [(dropped_id, "its work was broken off"), (failed_id, "no seats left")] {
+        stage.session.prepare(&branch).await;
+        let vote = stage.session.vote().await;
+        assert_eq!((vote.ballot(), &*vote.reason), (v1::Ballot::Rollback, why));
+        assert_eq!(stage.call().await, ("rollback", branch));
+    }
+}
+
+#[tokio::test]
+async fn work_that_goes_on_after_its_branch_was_undone_is_undone_again_and_never_prepared() {
+    let mut stage = Stage::set().await;
+    let branch = stage.join(1).await;
+    let id = *branch.id();
+    stage.session.prepare(&id).await;
+    let vote = stage.session.vote().await;
+    assert_eq!((vote.ballot(), &*vote.reason), (v1::Ballot::Rollback, "its work has not ended"));
+    assert_eq!(stage.call().await, ("rollback", id));
+    // The call goes on working, and thinks that all is well.
+    let again = stage.participant.join_transaction(gtrid(1), "bank/a").await;
+    assert_eq!(again.unwrap_err(), JoinError::Undone);
+    stage.session.prepare(&id).await;
+    assert_eq!(stage.session.vote().await.ballot(), v1::Ballot::Rollback);
+    assert_eq!(stage.call().await, ("rollback", id));
+    branch.end();
+    assert_eq!(stage.call().await, ("rollback", id), "after the work has left");
+}
+
+#[tokio::test]
+async fn a_second_call_joins_the_same_branch_and_announces_nothing() {
+    let mut stage = Stage::set().await;
+    let first = stage.join(1).await;
+    let mut metadata = MetadataMap::new();
+    metadata.insert(HEADER_TRANSACTION, gtrid(1).to_string().parse().unwrap());
+    let second = soon("a join", stage.participant.join(&metadata, "bank/a")).await.unwrap();
+    assert_eq!(second.id(), first.id());
+    for (branch, announced) in [(&first, "1"), (&second, "0")] {
+        let mut reply = MetadataMap::new();
+        branch.announce(&mut reply);
+        assert_eq!(reply.get(unanimous_sdk::HEADER_BRANCHES).unwrap(), announced);
+    }
+    let id = *first.id();
+    first.end();
+    stage.session.prepare(&id).await;
+    assert_eq!(stage.session.vote().await.ballot(), v1::Ballot::Rollback, "one still works");
+    second.end();
+}
+
+#[tokio::test]
+async fn refused_enlistments_and_bad_headers_are_told_apart() {
+    use v1::EnlistStatus as Status;
+    let mut stage = Stage::set().await;
+    for (sequence, status, error) in [
+        (1, Status::RolledBack, JoinError::RolledBack),
+        (2, Status::Inactive, JoinError::Inactive),
+        (3, Status::UnknownTransaction, JoinError::UnknownTransaction),
+        (4, Status::NotOurs, JoinError::NotOurs),
+        (5, Status::TooManyBranches, JoinError::TooManyBranches),
+        (6, Status::BadResource, JoinError::BadResource(String::new())),
+    ] {
+        let participant = stage.participant.clone();
+        let joining = tokio::spawn(async move {
+            participant.join_transaction(gtrid(sequence), "bank/a").await.map(|_| ())
+        });
+        let (branch, _) = stage.session.enlist().await;
+        // Hold: neither is an answer.
+        stage.session.answer_enlist(&branch, Status::Unspecified).await;
+        stage.session.answer_enlist(&branch_of_nobody(), Status::Enlisted).await;
+        stage.session.answer_enlist(&branch, status).await;
+        assert_eq!(soon("a join", joining).await.unwrap(), Err(error));
+    }
+    let join = |value: Option<&str>| {
+        let mut metadata = MetadataMap::new();
+        if let Some(value) = value {
+            metadata.insert(HEADER_TRANSACTION, value.parse().unwrap());
+        }
+        let participant = stage.participant.clone();
+        async move { participant.join(&metadata, "bank/a").await.unwrap_err() }
+    };
+    assert_eq!(join(None).await, JoinError::NoTransaction);
+    for bad in ["", "01", "zz", "'; DROP TABLE", &"0".repeat(48), &"f".repeat(4_000)] {
+        assert!(matches!(join(Some(bad)).await, JoinError::BadTransaction(_)), "{bad:?}");
+    }
+    let unknown = stage.participant.join_transaction(gtrid(1), "bank/b").await.unwrap_err();
+    assert_eq!(unknown, JoinError::NoSuchResource("bank/b".to_owned()));
+}
+
+#[tokio::test]
+async fn a_taken_id_gives_way_to_another_and_a_lost_enlistment_is_repeated() {
+    let mut stage = Stage::set().await;
+    let participant = stage.participant.clone();
+    let joining = tokio::spawn(async move {
+        participant.join_transaction(gtrid(1), "bank/a").await.map(|branch| *branch.id())
+    });
+    let (taken, _) = stage.session.enlist().await;
+    stage.session.answer_enlist(&taken, v1::EnlistStatus::BqualTaken).await;
+    let (other, _) = stage.session.enlist().await;
+    assert_ne!(taken, other);
+    let (repeated, _) = stage.session.enlist().await;
+    assert_eq!(repeated, other, "after a time without an answer");
+    stage.reconnect().await;
+    let (repeated, _) = stage.session.enlist().await;
+    assert_eq!(repeated, other, "on a new session");
+    stage.session.answer_enlist(&other, v1::EnlistStatus::Enlisted).await;
+    assert_eq!(soon("a join", joining).await.unwrap(), Ok(other));
+}
+
+#[tokio::test]
+async fn one_phase_commits_what_was_joined_here_and_recalls_what_was_not() {
+    let mut stage = Stage::set().await;
+    let branch = stage.join(1).await;
+    let id = *branch.id();
+    branch.end();
+    stage.session.decide(&id, v1::Decision::CommitOnePhase).await;
+    assert_eq!(stage.session.acknowledged().await.done(), v1::Done::Done);
+    assert_eq!(stage.call().await, ("prepare", id));
+    assert_eq!(stage.call().await, ("commit", id));
+    stage.session.decide(&id, v1::Decision::CommitOnePhase).await;
+    assert_eq!(stage.session.acknowledged().await.done(), v1::Done::RolledBack);
+    assert_eq!(stage.call().await, ("recall", id), "repeated: nobody works on it any more");
+}
+
+#[tokio::test]
+async fn messages_that_cannot_be_read_and_of_other_resources_are_held_and_the_mark_is_told() {
+    let mut stage = Stage::set().await;
+    let branch = stage.join(1).await;
+    let id = *branch.id();
+    branch.end();
+    stage.session.tell(Tell::Prepare(v1::Prepare { branch: None })).await;
+    stage.session.prepare(&branch_of_nobody()).await;
+    let unknown = v1::Decide { branch: reference(&id), decision: 77, ..v1::Decide::default() };
+    stage.session.tell(Tell::Decide(unknown)).await;
+    let mark = v1::EndedMark { cluster: 1, slot: 1, sequence: 42, ..v1::EndedMark::default() };
+    let silent = v1::ParticipateResponse { sender_epoch: 5, ended: Some(mark), body: None };
+    stage.session.tell_whole(silent).await;
+    assert_eq!(stage.call().await.0, "ended");
+    stage.session.prepare(&id).await;
+    assert_eq!(stage.session.vote().await.ballot(), v1::Ballot::Commit);
+}
+
+#[tokio::test]
+async fn stopping_answers_what_is_under_way_and_refuses_the_rest() {
+    let mut stage = Stage::set().await;
+    let branch = stage.join(1).await;
+    let id = *branch.id();
+    branch.end();
+    let (go_on, waits) = oneshot::channel();
+    stage.resource.script(Script::Slow(waits));
+    stage.session.prepare(&id).await;
+    assert_eq!(stage.call().await, ("prepare", id));
+    let participant = stage.participant.clone();
+    let stopping = tokio::spawn(async move { participant.stop().await });
+    go_on.send(()).unwrap();
+    assert_eq!(stage.session.vote().await.ballot(), v1::Ballot::Commit);
+    assert!(stage.session.ended().await);
+    drop(stage.session);
+    soon("a stop", stopping).await.unwrap();
+    let late = stage.participant.join_transaction(gtrid(2), "bank/a").await;
+    assert_eq!(late.unwrap_err(), JoinError::Stopped);
+    stage.participant.stop().await;
+}
+
+#[tokio::test]
+async fn a_goodbye_is_followed_by_a_new_session() {
+    let mut stage = Stage::set().await;
+    let goodbye = v1::Goodbye { reason: v1::GoodbyeReason::Stopping.into(), detail: String::new() };
+    stage.session.tell(Tell::Goodbye(goodbye)).await;
+    let first = stage.hello.instance.clone();
+    assert_eq!(stage.reconnect().await.instance, first, "the same process");
+}
+
+#[tokio::test]
+async fn a_setup_that_cannot_work_is_refused() {
+    let (resource, _calls) = Scripted::new();
+    let builder = |name: &str| Participant::builder(name).coordinator("http://127.0.0.1:1");
+    let started = |builder: unanimous_sdk::ParticipantBuilder| async {
+        builder.start().await.map(|_| ()).unwrap_err()
+    };
+    assert!(matches!(started(builder("Bank A")).await, StartError::Name(_)));
+    assert_eq!(started(builder("bank")).await, StartError::NoResource);
+    let twice = builder("bank").resource("a", "", resource.clone()).resource("a", "", resource);
+    assert!(matches!(started(twice).await, StartError::ResourceClash(_)));
+    let nowhere = Participant::builder("bank");
+    assert!(matches!(started(nowhere).await, StartError::Address(_)));
+}

@@ -1,0 +1,42 @@
+//! H2: no heuristic outcome is reported unless a branch really ended so.
+
+use super::{Fact, Invariant, Ledger, silent_at_rest};
+use unanimous_core::{BranchId, BranchResult, Outcome, Record};
+
+pub(super) const INVARIANT: Invariant = Invariant {
+    name: "H2",
+    source: "reliability.md, Heuristics; protocol.md section 7",
+    on_fact,
+    at_rest: silent_at_rest,
+};
+
+fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
+    match fact {
+        Fact::Answered(gtrid, outcome) => {
+            let heuristic = !matches!(outcome, Outcome::Committed | Outcome::RolledBack);
+            let alone = ledger.transaction(gtrid)?.branches.iter().any(|branch| branch.alone);
+            (heuristic && !alone).then(|| format!("{gtrid} is said to have ended {outcome:?}"))
+        }
+        Fact::Handed(Record::Heuristic { gtrid, branches, .. }) => {
+            let transaction = ledger.transaction(gtrid)?;
+            if !transaction.branches.iter().any(|branch| branch.alone) {
+                return Some(format!("{gtrid} is recorded as heuristic: {branches:?}"));
+            }
+            branches.iter().find_map(|named| {
+                let id = BranchId { gtrid: *gtrid, bqual: named.bqual };
+                invented(ledger, &id, named.result?)
+            })
+        }
+        Fact::Handed(Record::Matched { gtrid, bqual, result }) => {
+            invented(ledger, &BranchId { gtrid: *gtrid, bqual: *bqual }, *result)
+        }
+        _ => None,
+    }
+}
+
+fn invented(ledger: &Ledger, id: &BranchId, result: BranchResult) -> Option<String> {
+    let branch = ledger.branch(id)?;
+    // A branch without work was undone when it was asked about.
+    let ended = branch.ended.unwrap_or(BranchResult::RolledBack);
+    (ended != result).then(|| format!("branch {id} is recorded as {result:?}: {branch:?}"))
+}

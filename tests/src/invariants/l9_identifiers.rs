@@ -1,0 +1,15 @@
+//! L9: identifiers are never reused, and epochs only grow, over restarts, lost tails and jumps of the clock.
+
+use super::{Fact, Invariant, Ledger, silent_at_rest};
+
+pub(super) const INVARIANT: Invariant = Invariant {
+    name: "L9",
+    source: "protocol.md section 2, *epoch*",
+    on_fact,
+    at_rest: silent_at_rest,
+};
+
+fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
+    let Fact::Begun(gtrid) = fact else { return None };
+    ledger.transaction(gtrid).map(|_| format!("{gtrid} is given out twice"))
+}

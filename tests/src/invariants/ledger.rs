@@ -1,0 +1,259 @@
+//! Every fact of a schedule, as the invariants need them.
+
+use super::Fact;
+use unanimous_core::message::Vote;
+use unanimous_core::{BranchId, BranchResult, Bqual, Decision, Gtrid, Outcome, Record};
+
+/// All facts so far.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    /// Participants may decide alone in this schedule.
+    pub decides_alone: bool,
+    /// Nothing fails in this schedule.
+    pub faultless: bool,
+    /// Every transaction ever begun, in that order.
+    pub transactions: Vec<Transaction>,
+    /// The highest epoch that was handed to the log.
+    pub epoch_max: Option<u32>,
+}
+
+/// What is known about a transaction.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    /// Its id.
+    pub gtrid: Gtrid,
+    /// Its branches, in the order they enlisted.
+    pub branches: Vec<Branch>,
+    /// A client asked for the commit.
+    pub commit_asked: bool,
+    /// The branches its Commit record names, while the log's answer is open.
+    pub commit_handed: Option<Vec<Bqual>>,
+    /// The branches its durable Commit record names.
+    pub commit_durable: Option<Vec<Bqual>>,
+    /// Its End is durable.
+    pub end_durable: bool,
+    /// A durable Heuristic record stands for it.
+    pub heuristic_durable: bool,
+    /// Participants were told that it has ended.
+    pub told_ended: bool,
+    /// What clients were told.
+    pub answered: Vec<Outcome>,
+}
+
+/// What is known about a branch.
+#[derive(Clone, Debug)]
+pub struct Branch {
+    /// Names it in its transaction.
+    pub bqual: Bqual,
+    /// The coordinator has answered its enlistment.
+    pub enlisted: bool,
+    /// It has changed data.
+    pub worked: bool,
+    /// By how much, in sum.
+    pub moved: i64,
+    /// It voted commit.
+    pub voted_commit: bool,
+    /// It voted read-only.
+    pub voted_read_only: bool,
+    /// It voted rollback.
+    pub voted_rollback: bool,
+    /// Prepared on its participant's platter.
+    pub prepared: bool,
+    /// How it ended, durably.
+    pub ended: Option<BranchResult>,
+    /// It was ended by its operator.
+    pub alone: bool,
+    /// It was told to commit.
+    pub told_commit: bool,
+    /// It was told to roll back.
+    pub told_rollback: bool,
+    /// How the coordinator's durable Heuristic or Matched records say it ended.
+    pub recorded: Option<BranchResult>,
+}
+
+impl Branch {
+    fn new(bqual: Bqual) -> Self {
+        Self {
+            bqual,
+            enlisted: false,
+            worked: false,
+            moved: 0,
+            voted_commit: false,
+            voted_read_only: false,
+            voted_rollback: false,
+            prepared: false,
+            ended: None,
+            alone: false,
+            told_commit: false,
+            told_rollback: false,
+            recorded: None,
+        }
+    }
+}
+
+impl Transaction {
+    fn new(gtrid: Gtrid) -> Self {
+        Self {
+            gtrid,
+            branches: Vec::new(),
+            commit_asked: false,
+            commit_handed: None,
+            commit_durable: None,
+            end_durable: false,
+            heuristic_durable: false,
+            told_ended: false,
+            answered: Vec::new(),
+        }
+    }
+
+    /// One of its branches.
+    #[must_use]
+    pub fn branch(&self, bqual: &Bqual) -> Option<&Branch> {
+        self.branches.iter().find(|branch| branch.bqual == *bqual)
+    }
+
+    fn branch_mut(&mut self, bqual: Bqual) -> &mut Branch {
+        let at = self.branches.iter().position(|branch| branch.bqual == bqual).unwrap_or_else(|| {
+            self.branches.push(Branch::new(bqual));
+            self.branches.len() - 1
+        });
+        &mut self.branches[at]
+    }
+
+    /// What was decided, as far as it can be seen from outside: a durable Commit record, or a one-phase branch that
+    /// has committed.
+    #[must_use]
+    pub fn committed(&self) -> bool {
+        self.commit_durable.is_some()
+            || self
+                .branches
+                .iter()
+                .any(|branch| branch.ended == Some(BranchResult::Committed) && !branch.alone)
+    }
+}
+
+impl Ledger {
+    /// A transaction that was begun.
+    #[must_use]
+    pub fn transaction(&self, gtrid: &Gtrid) -> Option<&Transaction> {
+        self.transactions.iter().rev().find(|transaction| transaction.gtrid == *gtrid)
+    }
+
+    /// A branch that enlisted or was heard of.
+    #[must_use]
+    pub fn branch(&self, id: &BranchId) -> Option<&Branch> {
+        self.transaction(&id.gtrid)?.branch(&id.bqual)
+    }
+
+    fn transaction_mut(&mut self, gtrid: &Gtrid) -> Option<&mut Transaction> {
+        self.transactions.iter_mut().rev().find(|transaction| transaction.gtrid == *gtrid)
+    }
+
+    fn with_branch(&mut self, id: &BranchId, change: impl FnOnce(&mut Branch)) {
+        if let Some(transaction) = self.transaction_mut(&id.gtrid) {
+            change(transaction.branch_mut(id.bqual));
+        }
+    }
+
+    pub(super) fn note(&mut self, fact: &Fact<'_>) {
+        match fact {
+            Fact::Begun(gtrid) => self.transactions.push(Transaction::new(*gtrid)),
+            Fact::Enlisted(id) => self.with_branch(id, |branch| branch.enlisted = true),
+            Fact::Worked(id, sum) => self.with_branch(id, |branch| {
+                branch.worked = true;
+                branch.moved += sum;
+            }),
+            Fact::Voted(id, vote) => self.with_branch(id, |branch| match vote {
+                Vote::Commit { .. } => branch.voted_commit = true,
+                Vote::ReadOnly => branch.voted_read_only = true,
+                Vote::Rollback { .. } => branch.voted_rollback = true,
+            }),
+            Fact::Prepared(id) => self.with_branch(id, |branch| branch.prepared = true),
+            Fact::Ended(id, result) => {
+                self.with_branch(id, |branch| branch.ended = Some(*result));
+            }
+            Fact::EndedAlone(id, result) => self.with_branch(id, |branch| {
+                branch.ended = Some(*result);
+                branch.alone = true;
+            }),
+            Fact::Told(id, decision) => self.with_branch(id, |branch| match decision {
+                Decision::Commit => branch.told_commit = true,
+                Decision::Rollback => branch.told_rollback = true,
+            }),
+            Fact::CommitAsked(gtrid) => {
+                if let Some(transaction) = self.transaction_mut(gtrid) {
+                    transaction.commit_asked = true;
+                }
+            }
+            Fact::Handed(record) => self.note_handed(record),
+            Fact::Durable(record) => self.note_durable(record),
+            Fact::CoordinatorGone => {
+                for transaction in &mut self.transactions {
+                    transaction.commit_handed = None;
+                }
+            }
+            Fact::ToldEnded(mark) => {
+                for transaction in &mut self.transactions {
+                    transaction.told_ended |= super::em_ended_mark::passes(mark, &transaction.gtrid);
+                }
+            }
+            Fact::Answered(gtrid, outcome) => {
+                if let Some(transaction) = self.transaction_mut(gtrid) {
+                    transaction.answered.push(*outcome);
+                }
+            }
+            Fact::Forgotten(_)
+            | Fact::Acknowledged(..)
+            | Fact::Recovered(_)
+            | Fact::ToldOnePhase(_)
+            | Fact::ToldForget(_) => {}
+        }
+    }
+
+    fn note_handed(&mut self, record: &Record) {
+        match record {
+            Record::Boot { epoch } => self.epoch_max = self.epoch_max.max(Some(*epoch)),
+            Record::Commit { gtrid, branches, .. } => {
+                if let Some(transaction) = self.transaction_mut(gtrid) {
+                    let branches = branches.iter().map(|branch| branch.bqual).collect();
+                    transaction.commit_handed = Some(branches);
+                }
+            }
+            Record::Heuristic { .. }
+            | Record::Matched { .. }
+            | Record::End { .. }
+            | Record::OutcomeFloor { .. } => {}
+        }
+    }
+
+    fn note_durable(&mut self, record: &Record) {
+        match record {
+            Record::Commit { gtrid, branches, .. } => {
+                if let Some(transaction) = self.transaction_mut(gtrid) {
+                    transaction.commit_handed = None;
+                    let branches = branches.iter().map(|branch| branch.bqual).collect();
+                    transaction.commit_durable = Some(branches);
+                }
+            }
+            Record::Heuristic { gtrid, branches, .. } => {
+                let Some(transaction) = self.transaction_mut(gtrid) else { return };
+                transaction.heuristic_durable = true;
+                for branch in branches {
+                    if branch.result.is_some() {
+                        transaction.branch_mut(branch.bqual).recorded = branch.result;
+                    }
+                }
+            }
+            Record::Matched { gtrid, bqual, result } => {
+                let id = BranchId { gtrid: *gtrid, bqual: *bqual };
+                self.with_branch(&id, |branch| branch.recorded = Some(*result));
+            }
+            Record::End { gtrid } => {
+                if let Some(transaction) = self.transaction_mut(gtrid) {
+                    transaction.end_durable = true;
+                }
+            }
+            Record::Boot { .. } | Record::OutcomeFloor { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! A deterministic simulator: the cores that ship, with the record codec and the frames that ship, over a simulated
+//! network, simulated clocks and simulated disks. One seed decides everything.
+//!
+//! ```text
+//!  Swarm::draw(seed)        how many nodes, which faults, how often
+//!        |
+//!  World::run               safety phase: faults; heal; then all must come to rest within a bound
+//!    queue -> happen -> { coordinator, participant + bank, client } -> network, disks -> queue
+//!        |                                    |
+//!        |                                  fact()  ->  invariants, after every event
+//!        |
+//!  Schedule                 counts, hash of the trace, the invariant that broke
+//! ```
+//!
+//! Reading order: `swarm` (what a seed draws), `world` (the loop), `coordinator`, `participant` and `bank`, `client`
+//! (the nodes), `network`, `disk`, `faults`, [`run`] (many seeds on many threads).
+//!
+//! What it is *not*: it simulates neither gRPC nor the log's store, and no scheduler inside a process. Those are
+//! tried with real processes.
+//!
+//! To reproduce a failure: `sim --seed N --schedules 1 --trace`. To add a fault: a rate in `swarm`, its place in
+//! `faults` or `network`, and a line in [`World::heal`](world::World).
+
+mod bank;
+mod client;
+mod coordinator;
+mod coverage;
+mod disk;
+mod faults;
+mod network;
+mod participant;
+mod queue;
+mod random;
+mod run;
+mod swarm;
+mod trace;
+mod world;
+
+pub use coverage::{Coverage, CoverageTable};
+pub use random::Random;
+pub use run::{Failure, Options, Totals, run, simulate};
+pub use swarm::{Delivery, Mistake, Swarm};
+pub use world::Schedule;

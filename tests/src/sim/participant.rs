@@ -1,0 +1,630 @@
+//! A participant's process: the core, its runner (sessions, joins, resource calls) and its bank on a simulated disk.
+
+use super::bank::{BALANCE_AT_START, Bank, BankRecord, Moves, Step};
+use super::disk::Disk;
+use super::network::{Down, Parcel, Up};
+use super::swarm::{Delivery, Mistake, Swarm};
+use super::world::{Happening, Node, World};
+use crate::invariants::Fact;
+use unanimous_core::id::resource_manager;
+use unanimous_core::message::{EnlistRefusal, Enlistment, Vote};
+use unanimous_core::participant::{Action, Call, Event, Order, Participant, Returned, State};
+use unanimous_core::{
+    Answer, Bqual, BranchId, BranchResult, Gtrid, InstanceId, Owner, ParticipantName, ResourceId,
+};
+
+/// How often an enlistment is sent before the work is given up.
+const ENLIST_TRIES_MAX: u32 = 6;
+
+/// What happens at a participant by itself.
+#[derive(Clone, Debug, Hash)]
+pub(super) enum ParticipantStep {
+    /// The process starts and reads its log.
+    Start,
+    /// What was read is synced: the life begins.
+    Begin,
+    /// It opens a session.
+    Connect,
+    /// It looks whether the session was welcomed.
+    CheckSession { session: u32 },
+    /// It notices that a session is over.
+    SessionLost { session: u32 },
+    /// The core's deadline.
+    Tick,
+    /// The sync of the bank's records returns.
+    Synced { items: usize },
+    /// A resource call that needed no record returns.
+    Return { branch: BranchId, result: Returned },
+    /// A piece of work is over.
+    WorkEnds { join: u32, failure: Option<&'static str> },
+    /// An enlistment is sent again, or given up.
+    EnlistAgain { join: u32 },
+    /// The operator ends a prepared branch.
+    EndAlone { branch: BranchId, result: BranchResult },
+}
+
+/// A piece of work on its way into a branch.
+#[derive(Clone, Debug)]
+struct Join {
+    id: u32,
+    client: usize,
+    number: u32,
+    branch: BranchId,
+    moves: Moves,
+    /// The branch was made for it.
+    anew: bool,
+    tries: u32,
+    working: bool,
+}
+
+/// A participant's process and machine.
+pub(super) struct ParticipantNode {
+    pub(super) name: ParticipantName,
+    pub(super) resource: ResourceId,
+    pub(super) life: u32,
+    pub(super) frozen_until_ms: u64,
+    pub(super) sum_at_start: i64,
+    /// There while the process lives and has read its log.
+    core: Option<Participant>,
+    bank: Bank,
+    disk: Disk<BankRecord>,
+    /// Written, in the sync under way; written since.
+    syncing: Vec<(BankRecord, Option<Returned>)>,
+    queued: Vec<(BankRecord, Option<Returned>)>,
+    /// Branches with changes that a death has left to the disk.
+    left: Vec<BranchId>,
+    session: Option<u32>,
+    /// The coordinator that has welcomed the session.
+    owner: Option<Owner>,
+    joins: Vec<Join>,
+    next_join: u32,
+    /// Branches of this life, by transaction.
+    branches: Vec<BranchId>,
+    next_branch: u32,
+    tick_at_ms: Option<u64>,
+}
+
+impl ParticipantNode {
+    pub(super) fn new(who: usize, swarm: &Swarm) -> Self {
+        let name = ["bank-a", "bank-b", "bank-c"][who];
+        let bank = Bank::new(swarm.accounts, swarm.evidence, swarm.mistake);
+        Self {
+            name: ParticipantName::new(name).expect("a name"),
+            resource: ResourceId::new("accounts").expect("a resource id"),
+            life: 0,
+            frozen_until_ms: 0,
+            sum_at_start: BALANCE_AT_START * i64::try_from(swarm.accounts).unwrap_or(0),
+            core: None,
+            bank,
+            disk: Disk::new(),
+            syncing: Vec::new(),
+            queued: Vec::new(),
+            left: Vec::new(),
+            session: None,
+            owner: None,
+            joins: Vec::new(),
+            next_join: 0,
+            branches: Vec::new(),
+            next_branch: 0,
+            tick_at_ms: None,
+        }
+    }
+
+    /// The bank that a fresh process would read from the platter.
+    pub(super) fn fold_disk(&self, swarm: &Swarm) -> Bank {
+        let mut bank = Bank::new(swarm.accounts, swarm.evidence, None);
+        self.disk.items()[..self.disk.durable()].iter().for_each(|record| bank.apply(record));
+        bank
+    }
+
+    pub(super) fn at_rest(&self) -> bool {
+        self.core.as_ref().is_some_and(|core| core.branches_len() == 0)
+            && self.syncing.is_empty()
+            && self.queued.is_empty()
+    }
+
+    fn writes_about(&self, branch: &BranchId) -> bool {
+        self.queued.iter().chain(&self.syncing).any(|(record, _)| record.branch() == *branch)
+    }
+
+    pub(super) fn unfinished(&self) -> Vec<String> {
+        let Some(core) = &self.core else { return vec![format!("{} is down", self.name)] };
+        let mut unfinished: Vec<String> = self
+            .branches
+            .iter()
+            .copied()
+            .chain(self.bank.recover())
+            .filter_map(|id| core.state(&id).map(|state| format!("branch {id} is {state:?}")))
+            .collect();
+        unfinished.dedup();
+        let known = unfinished.len();
+        if core.branches_len() > known {
+            unfinished.push(format!("{} more branches at {}", core.branches_len() - known, self.name));
+        }
+        unfinished
+    }
+}
+
+impl World {
+    pub(super) fn start_participant(&mut self, who: usize, delay_ms: u64) {
+        self.participant_later(who, delay_ms, ParticipantStep::Start);
+    }
+
+    pub(super) fn participant_later(&mut self, who: usize, delay_ms: u64, step: ParticipantStep) {
+        let life = self.participants[who].life;
+        self.after(delay_ms, Happening::Participant { who, life, step });
+    }
+
+    /// The process is gone. `power`: so is the machine's page cache.
+    pub(super) fn participant_dies(&mut self, who: usize, power: bool) {
+        let node = &mut self.participants[who];
+        node.life += 1;
+        node.core = None;
+        node.frozen_until_ms = 0;
+        node.left.extend(node.bank.active().filter(|id| node.bank.worked(id)));
+        node.bank = Bank::new(0, false, None);
+        node.syncing.clear();
+        node.queued.clear();
+        node.session = None;
+        node.owner = None;
+        node.joins.clear();
+        node.branches.clear();
+        node.tick_at_ms = None;
+        if power {
+            // A torn record is told by its checksum; what is left of it is no record.
+            node.disk.power_lost(&mut self.random, |_, _| {});
+        } else {
+            node.disk.killed(&mut self.random);
+        }
+    }
+
+    pub(super) fn participant_step(&mut self, who: usize, step: ParticipantStep) {
+        self.trace.note(&step);
+        self.trace.line(|| format!("{who}: {step:?}"));
+        match step {
+            ParticipantStep::Start => self.read_bank(who),
+            ParticipantStep::Begin => self.begin_participant(who),
+            ParticipantStep::Connect => self.connect(who),
+            ParticipantStep::CheckSession { session } => {
+                let node = &self.participants[who];
+                if node.session == Some(session) && node.owner.is_none() {
+                    self.reconnect(who);
+                }
+            }
+            ParticipantStep::SessionLost { session } => {
+                if self.participants[who].session == Some(session) {
+                    self.reconnect(who);
+                }
+            }
+            ParticipantStep::Tick => {
+                if self.participants[who].tick_at_ms.is_some_and(|at| at <= self.now_ms) {
+                    self.participants[who].tick_at_ms = None;
+                    self.participate(who, Event::Ticked);
+                }
+            }
+            ParticipantStep::Synced { items } => self.bank_synced(who, items),
+            ParticipantStep::Return { branch, result } => {
+                self.participate(who, Event::Returned { branch, result });
+            }
+            ParticipantStep::WorkEnds { join, failure } => self.work_ends(who, join, failure),
+            ParticipantStep::EnlistAgain { join } => self.enlist_again(who, join),
+            ParticipantStep::EndAlone { branch, result } => self.end_alone(who, branch, result),
+        }
+    }
+
+    fn read_bank(&mut self, who: usize) {
+        let delay_ms = self.random.between(0, 4 * self.swarm.sync_ms);
+        self.participant_later(who, delay_ms, ParticipantStep::Begin);
+        if self.random.chance(self.rate_of_death(4 * self.swarm.kill_participant)) {
+            self.kill_participant(who);
+        }
+    }
+
+    /// Reads the log, makes it durable, and asks about what is prepared.
+    fn begin_participant(&mut self, who: usize) {
+        let mistake = self.swarm.mistake;
+        let node = &mut self.participants[who];
+        let mut bank = Bank::new(self.swarm.accounts, self.swarm.evidence, mistake);
+        node.disk.items().iter().for_each(|record| bank.apply(record));
+        let newly = if mistake == Some(Mistake::RecoveredBranchesUnsynced) {
+            Vec::new()
+        } else {
+            let items = node.disk.written();
+            node.disk.synced(items).to_vec()
+        };
+        let left: Vec<BranchId> =
+            std::mem::take(&mut node.left).into_iter().filter(|id| !bank.knows(id)).collect();
+        newly.iter().for_each(|record| self.bank_fact(record));
+        for id in left {
+            self.fact(&Fact::Ended(id, BranchResult::RolledBack));
+        }
+        let seed = self.random.below(u64::MAX);
+        let node = &mut self.participants[who];
+        // Numbers of branches start anywhere in each life: those of the life before may still be enlisted.
+        node.next_branch = node.life << 16;
+        node.core = Some(Participant::new(self.swarm.times.clone(), seed));
+        let mut prepared: Vec<BranchId> = bank.recover().collect();
+        node.bank = bank;
+        if mistake == Some(Mistake::RestartForgetsPrepared) {
+            for branch in prepared.drain(..) {
+                self.write(who, BankRecord::RolledBack { branch }, None);
+            }
+        }
+        let life = self.participants[who].life;
+        for branch in prepared {
+            let evidence = self.participants[who].bank.evidence_of(&branch);
+            self.participate(who, Event::Recovered { branch, evidence });
+        }
+        if self.participants[who].life == life {
+            let delay_ms = self.random.between(0, 100);
+            self.participant_later(who, delay_ms, ParticipantStep::Connect);
+        }
+    }
+
+    fn bank_fact(&mut self, record: &BankRecord) {
+        let fact = match record {
+            BankRecord::Prepared { branch, .. } => Fact::Prepared(*branch),
+            BankRecord::Committed { branch, .. } => Fact::Ended(*branch, BranchResult::Committed),
+            BankRecord::RolledBack { branch } => Fact::Ended(*branch, BranchResult::RolledBack),
+            BankRecord::Alone { branch, result } => Fact::EndedAlone(*branch, *result),
+            BankRecord::Forgotten { branch } => Fact::Forgotten(*branch),
+        };
+        self.fact(&fact);
+    }
+
+    fn connect(&mut self, who: usize) {
+        let session = self.network.new_session();
+        let node = &mut self.participants[who];
+        let Some(core) = &node.core else { return };
+        let seen = core.seen().collect();
+        node.session = Some(session);
+        node.owner = None;
+        self.send_up(who, Up::Hello { seen });
+        self.participant_later(who, 300, ParticipantStep::CheckSession { session });
+    }
+
+    fn reconnect(&mut self, who: usize) {
+        let node = &mut self.participants[who];
+        node.session = None;
+        node.owner = None;
+        let delay_ms = self.random.between(5, 400);
+        self.participant_later(who, delay_ms, ParticipantStep::Connect);
+    }
+
+    /// The coordinator's process is gone: the session's end is noticed sooner or later.
+    pub(super) fn participant_notices_end(&mut self, who: usize) {
+        if let Some(session) = self.participants[who].session {
+            let delay_ms = self.random.between(0, 300);
+            self.participant_later(who, delay_ms, ParticipantStep::SessionLost { session });
+        }
+    }
+
+    pub(super) fn send_up(&mut self, who: usize, up: Up) {
+        if let Some(session) = self.participants[who].session {
+            self.send(Parcel::Up { who, session, up });
+        }
+    }
+
+    /// A message of the coordinator arrives.
+    pub(super) fn participant_hears(&mut self, who: usize, session: u32, sender: Owner, down: Down) {
+        let node = &mut self.participants[who];
+        let stream = self.swarm.delivery == Delivery::Stream;
+        if node.core.is_none() || (stream && node.session != Some(session)) {
+            return;
+        }
+        let (branch, order) = match down {
+            Down::Welcome => {
+                if node.session == Some(session) && node.owner.is_none() {
+                    node.owner = Some(sender);
+                    self.participate(who, Event::Connected);
+                }
+                return;
+            }
+            Down::Ended(mark) => return node.bank.ended(mark.0),
+            Down::Enlisted { branch, joined } => return self.enlisted(who, branch, joined),
+            Down::Verdict { branch, verdict } => (branch, Order::Answer(verdict)),
+            Down::Message { branch, message } => (branch, order(message)),
+        };
+        // What the mark has passed is durably over: an order about it, for a branch that is not here
+        // any more, is an old one, and the bank has no proof left to answer it by.
+        let node = &self.participants[who];
+        let gone = node.core.as_ref().is_some_and(|core| core.state(&branch).is_none());
+        if !(gone && node.bank.passed(&branch.gtrid)) {
+            self.participate(who, Event::Told { sender, branch, order });
+        }
+    }
+
+    /// A client's work arrives: its branch enlists first.
+    pub(super) fn participant_works(
+        &mut self,
+        who: usize,
+        client: usize,
+        number: u32,
+        gtrid: Gtrid,
+        moves: Moves,
+    ) {
+        let node = &mut self.participants[who];
+        if node.core.is_none() {
+            return;
+        }
+        let known = node.branches.iter().find(|branch| branch.gtrid == gtrid).copied();
+        let branch = known.unwrap_or_else(|| {
+            node.next_branch += 1;
+            let manager = resource_manager(&node.name, &node.resource);
+            let bqual = Bqual::new(manager, node.next_branch, gtrid.owner());
+            node.branches.push(BranchId { gtrid, bqual });
+            BranchId { gtrid, bqual }
+        });
+        let id = node.next_join;
+        node.next_join += 1;
+        let anew = known.is_none();
+        let join =
+            Join { id, client, number, branch, moves, anew, tries: 0, working: false };
+        node.joins.push(join);
+        self.enlist_again(who, id);
+    }
+
+    fn enlist_again(&mut self, who: usize, id: u32) {
+        let node = &mut self.participants[who];
+        let Some(join) = node.joins.iter_mut().find(|join| join.id == id && !join.working) else {
+            return;
+        };
+        join.tries += 1;
+        if join.tries > ENLIST_TRIES_MAX {
+            return self.refuse_work(who, id, "the coordinator does not answer");
+        }
+        let enlistment = Enlistment {
+            branch: join.branch,
+            participant: node.name.clone(),
+            instance: InstanceId([u8::try_from(node.life % 256).unwrap_or(0); 16]),
+            resource: node.resource.clone(),
+            inquires: true,
+            vote: None,
+        };
+        if node.owner.is_some() {
+            self.send_up(who, Up::Enlist(enlistment));
+        }
+        self.participant_later(who, 120, ParticipantStep::EnlistAgain { join: id });
+    }
+
+    fn enlisted(&mut self, who: usize, branch: BranchId, joined: Result<u64, EnlistRefusal>) {
+        let waiting: Vec<(u32, bool)> = self.participants[who]
+            .joins
+            .iter()
+            .filter(|join| join.branch == branch && !join.working)
+            .map(|join| (join.id, join.anew))
+            .collect();
+        for (id, anew) in waiting {
+            match joined {
+                Ok(remaining_ms) => self.join(who, id, anew, branch, remaining_ms),
+                Err(_) => self.refuse_work(who, id, "the enlistment was refused"),
+            }
+        }
+    }
+
+    fn join(&mut self, who: usize, id: u32, anew: bool, branch: BranchId, remaining_ms: u64) {
+        let state = |world: &Self| {
+            world.participants[who].core.as_ref().and_then(|core| core.state(&branch))
+        };
+        // A branch that had joined and is gone was undone: its earlier work is lost, so no more may come.
+        let undone = !anew && state(self).is_none();
+        if undone && self.swarm.mistake != Some(Mistake::UndoneBranchJoins) {
+            return self.refuse_work(who, id, "the branch was undone");
+        }
+        self.participate(who, Event::Joined { branch, remaining_ms });
+        let node = &mut self.participants[who];
+        let active = node.core.as_ref().and_then(|core| core.state(&branch)) == Some(State::Active);
+        let Some(join) = node.joins.iter_mut().find(|join| join.id == id) else { return };
+        join.working = true;
+        let moves = join.moves.clone();
+        let mut failure = None;
+        if !active {
+            failure = Some("the branch is not active");
+        } else if let Err(busy) = node.bank.work(branch, &moves) {
+            failure = Some(busy);
+        } else if !moves.is_empty() {
+            self.fact(&Fact::Worked(branch, moves.iter().map(|(_, by)| by).sum()));
+        }
+        if failure.is_none() && self.random.chance(self.swarm.fail_work) {
+            failure = Some("the work failed");
+        }
+        let delay_ms = self.random.between(0, 3);
+        self.participant_later(who, delay_ms, ParticipantStep::WorkEnds { join: id, failure });
+    }
+
+    fn work_ends(&mut self, who: usize, id: u32, failure: Option<&'static str>) {
+        let node = &mut self.participants[who];
+        let Some(at) = node.joins.iter().position(|join| join.id == id) else { return };
+        let join = node.joins.swap_remove(at);
+        let branch = join.branch;
+        let (owner, worked) = (node.owner, node.bank.worked(&branch));
+        let left = Event::Left { branch, failure: failure.map(str::to_owned) };
+        self.participate(who, left);
+        if let (None, Some(sender), true) = (failure, owner, worked)
+            && self.random.chance(self.swarm.early_vote)
+        {
+            // An early vote: the participant asks itself to prepare.
+            self.participate(who, Event::Told { sender, branch, order: Order::Prepare });
+        }
+        let worked = failure.map_or(Ok(u32::from(join.anew)), Err);
+        self.send(Parcel::Worked { client: join.client, number: join.number, worked });
+    }
+
+    fn refuse_work(&mut self, who: usize, id: u32, why: &'static str) {
+        let node = &mut self.participants[who];
+        let Some(at) = node.joins.iter().position(|join| join.id == id) else { return };
+        let join = node.joins.swap_remove(at);
+        self.send(Parcel::Worked { client: join.client, number: join.number, worked: Err(why) });
+    }
+
+    /// One event into the core, and what it wants done.
+    fn participate(&mut self, who: usize, event: Event) {
+        let now = self.now();
+        let Some(core) = &mut self.participants[who].core else { return };
+        if let Some(id) = branch_of(&event) {
+            self.coverage.participant(core.state(&id), &event);
+        }
+        core.handle(now, event);
+        let rate = self.rate_of_death(self.swarm.kill_participant);
+        let dies_after = self.random.chance(rate).then(|| self.random.below(3));
+        let mut done = 0;
+        while let Some(action) =
+            self.participants[who].core.as_mut().and_then(Participant::poll)
+        {
+            if dies_after == Some(done) {
+                break;
+            }
+            done += 1;
+            self.trace.note(&action);
+            self.trace.line(|| format!("    participant {who}: {action:?}"));
+            match action {
+                Action::Call { branch, call } => self.call(who, branch, &call),
+                Action::Send { branch, answer } => self.answer(who, branch, answer),
+                Action::Inquire { branch } => self.send_up(who, Up::Inquire { branch }),
+            }
+        }
+        if dies_after.is_some() {
+            return self.kill_participant(who);
+        }
+        let deadline = self.participants[who].core.as_ref().and_then(Participant::deadline);
+        if let Some(deadline) = deadline {
+            let at_ms = deadline.0.max(self.now_ms);
+            if self.participants[who].tick_at_ms.is_none_or(|earlier| at_ms < earlier) {
+                self.participants[who].tick_at_ms = Some(at_ms);
+                self.participant_later(who, at_ms - self.now_ms, ParticipantStep::Tick);
+            }
+        }
+        self.maybe_freeze(Node::Participant(who));
+    }
+
+    fn answer(&mut self, who: usize, branch: BranchId, answer: Answer) {
+        match &answer {
+            Answer::Voted(vote) => {
+                self.fact(&Fact::Voted(branch, vote));
+                if matches!(vote, Vote::Commit { .. }) && self.random.chance(self.swarm.decides_alone) {
+                    let result =
+                        self.random.pick(&[BranchResult::Committed, BranchResult::RolledBack]);
+                    let delay_ms = self.random.between(0, 300);
+                    let step = ParticipantStep::EndAlone { branch, result };
+                    self.participant_later(who, delay_ms, step);
+                }
+            }
+            Answer::Acknowledged { done, .. } => self.fact(&Fact::Acknowledged(branch, *done)),
+        }
+        self.send_up(who, Up::Answer { branch, answer });
+    }
+
+    /// Calls the bank. What needs a record returns when that is durable.
+    fn call(&mut self, who: usize, branch: BranchId, call: &Call) {
+        // The operator's record is on its way to the disk: the bank answers when it is there.
+        let ending = self.participants[who].writes_about(&branch);
+        if ending || self.random.chance(self.swarm.resource_retry) {
+            return self.return_later(who, branch, Returned::Retry);
+        }
+        let bank = &mut self.participants[who].bank;
+        let worked = bank.worked(&branch) && bank.active().any(|id| id == branch);
+        match bank.call(&branch, call) {
+            Step::Now(result) => {
+                if worked && !self.participants[who].bank.knows(&branch) {
+                    self.fact(&Fact::Ended(branch, BranchResult::RolledBack));
+                }
+                self.return_later(who, branch, result);
+            }
+            Step::After(record, result) => self.write(who, record, Some(result)),
+        }
+    }
+
+    fn return_later(&mut self, who: usize, branch: BranchId, result: Returned) {
+        let delay_ms = self.random.between(0, 2);
+        self.participant_later(who, delay_ms, ParticipantStep::Return { branch, result });
+    }
+
+    fn write(&mut self, who: usize, record: BankRecord, result: Option<Returned>) {
+        self.participants[who].queued.push((record, result));
+        self.flush_bank(who);
+    }
+
+    fn flush_bank(&mut self, who: usize) {
+        let node = &mut self.participants[who];
+        if !node.syncing.is_empty() || node.queued.is_empty() {
+            return;
+        }
+        node.syncing = std::mem::take(&mut node.queued);
+        node.syncing.iter().for_each(|(record, _)| node.disk.write(record.clone()));
+        let items = node.disk.written();
+        let early = match self.swarm.mistake {
+            Some(Mistake::VoteBeforeSync) => take_results(node, |record| {
+                matches!(record, BankRecord::Prepared { .. })
+            }),
+            Some(Mistake::AcknowledgeBeforeSync) => take_results(node, |record| {
+                matches!(record, BankRecord::Committed { .. })
+            }),
+            _ => Vec::new(),
+        };
+        let delay_ms = self.random.between(0, self.swarm.sync_ms);
+        self.participant_later(who, delay_ms, ParticipantStep::Synced { items });
+        for (branch, result) in early {
+            self.return_later(who, branch, result);
+        }
+    }
+
+    fn bank_synced(&mut self, who: usize, items: usize) {
+        if self.random.chance(self.swarm.fail_sync) {
+            self.trace.line(|| format!("the sync of {who} fails"));
+            return self.kill_participant(who);
+        }
+        let node = &mut self.participants[who];
+        node.disk.synced(items);
+        let synced = std::mem::take(&mut node.syncing);
+        let life = node.life;
+        for (record, _) in &synced {
+            self.participants[who].bank.apply(record);
+            self.bank_fact(record);
+        }
+        self.flush_bank(who);
+        for (record, result) in synced {
+            // The process may die on the way.
+            if let Some(result) = result.filter(|_| self.participants[who].life == life) {
+                self.participate(who, Event::Returned { branch: record.branch(), result });
+            }
+        }
+    }
+
+    fn end_alone(&mut self, who: usize, branch: BranchId, result: BranchResult) {
+        let node = &self.participants[who];
+        if !node.writes_about(&branch) && node.bank.prepared().any(|id| id == branch) {
+            self.write(who, BankRecord::Alone { branch, result }, None);
+        }
+    }
+}
+
+fn take_results(
+    node: &mut ParticipantNode,
+    which: impl Fn(&BankRecord) -> bool,
+) -> Vec<(BranchId, Returned)> {
+    let taken = node.syncing.iter_mut().filter(|(record, _)| which(record));
+    taken.filter_map(|(record, result)| result.take().map(|it| (record.branch(), it))).collect()
+}
+
+fn order(message: unanimous_core::Message) -> Order {
+    use unanimous_core::Message;
+    match message {
+        Message::Prepare => Order::Prepare,
+        Message::Decide { decision, frame, evidence } => {
+            Order::Decide { decision, frame, evidence }
+        }
+        Message::CommitOnePhase => Order::CommitOnePhase,
+        Message::Forget => Order::Forget,
+    }
+}
+
+fn branch_of(event: &Event) -> Option<BranchId> {
+    match event {
+        Event::Joined { branch, .. }
+        | Event::Left { branch, .. }
+        | Event::Recovered { branch, .. }
+        | Event::Told { branch, .. }
+        | Event::Returned { branch, .. } => Some(*branch),
+        Event::Connected | Event::Ticked => None,
+    }
+}
