@@ -431,6 +431,25 @@ async fn messages_that_cannot_be_read_and_of_other_resources_are_held_and_the_ma
 }
 
 #[tokio::test]
+async fn a_time_out_at_the_end_of_time_is_harmless() {
+    let mut stage = Stage::set().await;
+    let participant = stage.participant.clone();
+    let joining =
+        tokio::spawn(async move { participant.join_transaction(gtrid(1), "bank/a").await });
+    let (id, _) = stage.session.enlist().await;
+    let enlisted = v1::Enlisted {
+        branch: reference(&id),
+        status: v1::EnlistStatus::Enlisted.into(),
+        remaining_ms: u64::MAX,
+        detail: String::new(),
+    };
+    stage.session.tell(Tell::Enlisted(enlisted)).await;
+    soon("a join", joining).await.unwrap().unwrap().end();
+    stage.session.prepare(&id).await;
+    assert_eq!(stage.session.vote().await.ballot(), v1::Ballot::Commit);
+}
+
+#[tokio::test]
 async fn stopping_answers_what_is_under_way_and_refuses_the_rest() {
     let mut stage = Stage::set().await;
     let branch = stage.join(1).await;

@@ -153,7 +153,7 @@ pub enum Call {
         /// From the vote, as the coordinator kept it.
         evidence: Option<Evidence>,
     },
-    /// Commit it without a prepare. Unknown: what can be proved.
+    /// Commit it, prepared or not; the answer decides. Unknown: what can be proved.
     CommitOnePhase,
     /// Undo it. Unknown: done.
     Rollback,
@@ -197,7 +197,7 @@ struct Branch {
     /// participant.
     asking: bool,
     /// The decision came while the resource was being asked: its answer first, then the commit.
-    commit_after: Option<Option<Evidence>>,
+    call_after: Option<Call>,
     tries: u32,
     timer: Option<Millis>,
 }
@@ -214,7 +214,7 @@ impl Branch {
             vote_after: None,
             acknowledge_after: None,
             asking: false,
-            commit_after: None,
+            call_after: None,
             tries: 0,
             timer: None,
         }
@@ -393,7 +393,9 @@ impl Participant {
                 self.clear_timer(&id);
                 self.call(id, Call::Commit { evidence });
             }
-            State::Preparing if branch.asking => branch.commit_after = Some(evidence),
+            State::Preparing if branch.asking => {
+                branch.call_after = Some(Call::Commit { evidence });
+            }
             State::Active | State::Preparing => {
                 branch.acknowledge_after = Some(Done::NotPrepared);
                 self.undo(id);
@@ -422,8 +424,16 @@ impl Participant {
             },
             State::RollingBack => branch.acknowledge_after = Some(Done::RolledBack),
             State::Heuristic(result) => self.report(id, result),
-            // Never asked after a prepare.
-            State::Preparing | State::Prepared | State::Committing => {}
+            // Its early vote got lost: the coordinator knows of no prepare, and leaves the decision
+            // to it.
+            State::Prepared => {
+                branch.state = State::Committing;
+                branch.tries = 0;
+                self.clear_timer(&id);
+                self.call(id, Call::CommitOnePhase);
+            }
+            State::Preparing => branch.call_after = Some(Call::CommitOnePhase),
+            State::Committing => {}
         }
     }
 
@@ -478,9 +488,9 @@ impl Participant {
     fn on_returned(&mut self, now: Millis, id: BranchId, result: Returned) {
         let Some(branch) = self.branches.get_mut(&id) else { return };
         let Some(call) = branch.running.take() else { return };
-        if let Some(evidence) = branch.commit_after.take() {
+        if let Some(call) = branch.call_after.take_if(|_| branch.state == State::Preparing) {
             branch.state = State::Committing;
-            return self.call(id, Call::Commit { evidence });
+            return self.call(id, call);
         }
         match (branch.state, &call, result) {
             // It was told to roll back while it prepared.

@@ -446,6 +446,14 @@ async fn a_client_that_never_reads_is_disconnected() {
     };
     let calls = tokio::time::timeout(GUARD * 3, flood).await.expect("it was not disconnected");
     assert!(calls > 5_000, "not before its window was full: {calls}");
+    // The connection is cut: what was queued for it does not wait for its reader.
+    let end = loop {
+        match next(&mut client.from).await {
+            Ok(Some(_)) => {}
+            end => break end,
+        }
+    };
+    assert!(end.is_err(), "{end:?}");
     assert_serves(&server).await;
     server.stop().await;
 }

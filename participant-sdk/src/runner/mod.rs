@@ -218,8 +218,9 @@ impl Runner {
         let idle = Instant::now() + Duration::from_secs(3_600);
         let at = if self.joins.any_waiting() { self.repeat_at } else { idle };
         // A millisecond more: the core's time is cut to whole milliseconds.
-        let due = |due: Millis| self.started + Duration::from_millis(due.0.saturating_add(1));
-        self.core.deadline().map_or(at, |deadline| at.min(due(deadline)))
+        let after = |due: Millis| Duration::from_millis(due.0.saturating_add(1));
+        let due = self.core.deadline().and_then(|due| self.started.checked_add(after(due)));
+        due.map_or(at, |due| at.min(due))
     }
 
     fn registered(&self, branch: &BranchId) -> Option<&Registered> {

@@ -126,8 +126,8 @@ impl Swarm {
         let delay = rate(400, &[20, 100, 200]);
         let break_session = rate(300, &[5, 20, 60]);
         let cut_link = rate(200, &[2, 10]);
-        let kill_coordinator = rate(800, &[5, 15, 30, 60]);
-        let kill_participant = rate(600, &[5, 15, 30]);
+        let kill_coordinator = rate(850, &[8, 15, 30, 60]);
+        let kill_participant = rate(700, &[5, 15, 30]);
         let power_loss = rate(900, &[300, 500, 1_000]);
         let freeze = rate(250, &[2, 10, 30]);
         let fail_sync = rate(150, &[20, 100]);
@@ -144,13 +144,13 @@ impl Swarm {
         let timeout_ms = if faultless {
             (50_000, 60_000)
         } else {
-            random.pick(&[(50, 400), (300, 1_500), (2_000, 5_000)])
+            random.pick(&[(50, 400), (300, 1_500), (2_000, 5_000), (2_000, 5_000)])
         };
         Self {
             participants: random.pick(&[1, 2, 2, 2, 3, 3]),
             clients: random.pick(&[1, 2, 2, 3]),
             transactions_per_client: random.pick(&[1, 1, 2, 2, 3]),
-            accounts: random.pick(&[2, 3, 6]),
+            accounts: random.pick(&[2, 4, 8]),
             delivery,
             faultless,
             counts_branches: random.chance(850),
