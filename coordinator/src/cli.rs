@@ -145,7 +145,8 @@ pub(crate) struct ProcessArgs {
     /// Form of the log lines on stderr
     #[arg(long, value_enum, default_value_t = LogFormat::Human)]
     pub(crate) log_format: LogFormat,
-    /// Which log lines: error, warn, info, debug, trace, or directives as "info,unanimous_server=debug"
+    /// Which log lines: error, warn, info, debug, trace, or directives as
+    /// "info,unanimous_server=debug"
     #[arg(
         long,
         value_name = "LEVEL",
@@ -182,7 +183,8 @@ pub(crate) struct DevArgs {
     /// Keep the stores and the processes' logs here: a missing or empty directory
     #[arg(long, value_name = "DIR")]
     pub(crate) keep: Option<PathBuf>,
-    /// Repeats the choices of an earlier run: accounts, amounts, kills. Drawn and shown if not given
+    /// Repeats the choices of an earlier run: accounts, amounts, kills. Drawn and shown if not
+    /// given
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
 }
@@ -287,7 +289,8 @@ pub(crate) enum TxCommand {
         /// Wait this long for a decision
         #[arg(long, value_name = "TIME")]
         wait: Option<humantime::Duration>,
-        /// How many branches the transaction had. Only with two or more may a missing record mean a rollback
+        /// How many branches the transaction had. Only with two or more may a missing record mean a
+        /// rollback
         #[arg(long, value_name = "N")]
         expected_branches: Option<u32>,
     },

@@ -1,4 +1,5 @@
-//! What processes that run until they are stopped have in common: logs, signals, and an end with their parent.
+//! What processes that run until they are stopped have in common: logs, signals, and an end with
+//! their parent.
 
 use crate::cli::{LogFormat, ProcessArgs};
 use crate::errors::{Exit, Failure};
@@ -33,8 +34,8 @@ pub(crate) fn start_logging(format: LogFormat, level: &str) -> Result<(), Failur
     Ok(())
 }
 
-/// Whoever started this process holds the other end of stdin. When it is gone, so is this process, at once: its
-/// stores are made for that.
+/// Whoever started this process holds the other end of stdin. When it is gone, so is this process,
+/// at once: its stores are made for that.
 fn end_with_stdin() -> Result<(), Failure> {
     let watch = || {
         let mut stdin = std::io::stdin().lock();
@@ -45,7 +46,8 @@ fn end_with_stdin() -> Result<(), Failure> {
     spawn("stdin", watch)
 }
 
-/// Calls `stop` for each SIGINT or SIGTERM, with the signal's name and how many came, on a thread of its own.
+/// Calls `stop` for each SIGINT or SIGTERM, with the signal's name and how many came, on a thread
+/// of its own.
 pub(crate) fn on_signals(
     mut stop: impl FnMut(&'static str, u32) + Send + 'static,
 ) -> Result<(), Failure> {

@@ -11,7 +11,8 @@ const NOBODYS: &str = "010000000000000000000100000001000000000000000000";
 
 #[test]
 fn without_a_coordinator_every_question_ends_with_3() {
-    // Bound and never accepting anything as a coordinator would: dropped at once, so nobody listens.
+    // Bound and never accepting anything as a coordinator would: dropped at once, so nobody
+    // listens.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let address = format!("http://127.0.0.1:{port}");
     for question in [

@@ -80,12 +80,10 @@ pub trait Resource: Send + Sync + 'static {
         evidence: Option<&Evidence>,
     ) -> impl Future<Output = Result<Done, Retry>> + Send;
 
-    /// Commits a branch that was not prepared, the only one of its transaction: [`Done::Done`] once
-    /// it is durably committed, [`Done::RolledBack`] if it was rolled back instead. Its answer
-    /// decides the transaction.
-    ///
-    /// Comes only for a branch that was joined here and not asked for a vote. By itself it prepares
-    /// and commits.
+    /// Commits the only branch of its transaction, which is usually not prepared: [`Done::Done`]
+    /// once it is durably committed, [`Done::RolledBack`] if it was rolled back instead. Its answer
+    /// decides the transaction. Comes only for a branch that was joined here and is not finished.
+    /// By itself it prepares and commits.
     ///
     /// # Errors
     /// [`Retry`]: not possible now.
@@ -102,8 +100,8 @@ pub trait Resource: Send + Sync + 'static {
         }
     }
 
-    /// What became of a branch that was to be committed in one phase, and that nobody here works on
-    /// any more: the order was repeated, or the process was started again. Committed:
+    /// The order to commit in one phase, for any other branch: it was repeated, or the process was
+    /// started again. A prepared branch is committed. Unknown branch: committed earlier,
     /// [`Done::Done`]; [`Done::RolledBack`] only with proof; otherwise
     /// `Done::Heuristic(BranchResult::Hazard)`. By itself it asks [`Resource::commit`].
     ///

@@ -217,25 +217,23 @@ async fn a_rollback_tells_what_became_of_the_transaction() {
 }
 
 #[tokio::test]
-async fn without_an_answer_in_time_the_outcome_is_unknown_and_can_be_asked_for() {
-    let mut coordinator = Coordinator::start().await;
-    let client = Client::builder(&coordinator.address, "app")
-        .resolve_within(Duration::from_millis(50))
-        .begin_within(Duration::from_millis(50))
-        .connect()
-        .unwrap();
-    let mut session = coordinator.client().await;
-    session.welcome().await;
-    let resolving = client.clone();
-    let resolved = tokio::spawn(async move { resolving.resolve(gtrid(1), Some(2)).await });
+async fn an_outcome_can_be_asked_for_and_without_an_answer_in_time_it_is_unknown() {
+    let (mut coordinator, client, mut session) = open().await;
+    let resolved = tokio::spawn(async move { client.resolve(gtrid(1), Some(2)).await });
     let (call, Asked::Resolve(resolve)) = session.asked().await else { unreachable!() };
     assert_eq!((resolve.expected_branches, resolve.wait), (Some(2), true));
     session.ended(call, v1::Outcome::Unknown).await;
     assert_eq!(soon("a resolution", resolved).await.unwrap(), Ok(Resolution::Unknown));
 
-    let resolved = soon("no resolution", client.resolve(gtrid(2), None)).await;
+    let impatient = Client::builder(&coordinator.address, "app")
+        .resolve_within(Duration::from_millis(50))
+        .begin_within(Duration::from_millis(50))
+        .connect()
+        .unwrap();
+    let _silent = coordinator.client().await;
+    let resolved = soon("no resolution", impatient.resolve(gtrid(2), None)).await;
     assert_eq!(resolved, Err(ResolveError::NoAnswer));
-    let begin = soon("no begin", client.begin("x").into_future()).await.map(|_| ());
+    let begin = soon("no begin", impatient.begin("x").into_future()).await.map(|_| ());
     assert_eq!(begin, Err(BeginError::Unreachable));
 }
 

@@ -26,6 +26,8 @@ enum Script {
 #[derive(Clone)]
 struct Scripted {
     prepares: Arc<Mutex<VecDeque<Script>>>,
+    /// The next rollbacks wait for these.
+    slow_rollbacks: Arc<Mutex<VecDeque<oneshot::Receiver<()>>>>,
     called: mpsc::UnboundedSender<(&'static str, BranchId)>,
     prepared: Vec<Prepared>,
 }
@@ -33,7 +35,8 @@ struct Scripted {
 impl Scripted {
     fn new() -> (Self, mpsc::UnboundedReceiver<(&'static str, BranchId)>) {
         let (called, calls) = mpsc::unbounded_channel();
-        (Self { prepares: Arc::default(), called, prepared: Vec::new() }, calls)
+        let (prepares, slow_rollbacks) = (Arc::default(), Arc::default());
+        (Self { prepares, slow_rollbacks, called, prepared: Vec::new() }, calls)
     }
 
     fn script(&self, script: Script) {
@@ -73,6 +76,10 @@ impl Resource for Scripted {
 
     async fn rollback(&self, branch: &BranchId) -> Result<Done, Retry> {
         self.called("rollback", branch);
+        let slow = self.slow_rollbacks.lock().unwrap().pop_front();
+        if let Some(go_on) = slow {
+            go_on.await?;
+        }
         Ok(Done::Done)
     }
 
@@ -111,7 +118,11 @@ impl Stage {
 
     async fn with(resource: Scripted, calls: Calls) -> Self {
         let mut coordinator = Coordinator::start().await;
-        let times = Times { grace_ms: 300, retry_ms_min: 1, ..Times::default() };
+        // In doubt, it asks by itself only when it connects.
+        let (grace_ms, retry_ms_min, inquire_ms) = (300, 1, 3_600_000);
+        let (inquire_ms_min, inquire_ms_max) = (inquire_ms, inquire_ms);
+        let times =
+            Times { grace_ms, retry_ms_min, inquire_ms_min, inquire_ms_max, ..Times::default() };
         let participant = Participant::builder("bank")
             .coordinator(&coordinator.address)
             .resource("bank/a", "scripted", resource.clone())
@@ -316,6 +327,22 @@ async fn work_that_goes_on_after_its_branch_was_undone_is_undone_again_and_never
     assert_eq!(stage.call().await, ("rollback", id));
     branch.end();
     assert_eq!(stage.call().await, ("rollback", id), "after the work has left");
+}
+
+#[tokio::test]
+async fn work_that_leaves_while_its_branch_is_being_undone_is_undone_again() {
+    let mut stage = Stage::set().await;
+    let branch = stage.join(1).await;
+    let id = *branch.id();
+    let (go_on, waits) = oneshot::channel();
+    stage.resource.slow_rollbacks.lock().unwrap().push_back(waits);
+    stage.session.prepare(&id).await;
+    assert_eq!(stage.call().await, ("rollback", id));
+    // Whatever the work did, it may have been after the resource had undone the branch.
+    branch.end();
+    go_on.send(()).unwrap();
+    assert_eq!(stage.session.vote().await.ballot(), v1::Ballot::Rollback);
+    assert_eq!(stage.call().await, ("rollback", id), "once more");
 }
 
 #[tokio::test]

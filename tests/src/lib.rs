@@ -1,7 +1,9 @@
-//! How Unanimous is tried: a deterministic simulator over the cores that ship, and the invariants it asserts.
+//! How Unanimous is tried: a deterministic simulator over the cores that ship, and the invariants
+//! it asserts.
 //!
-//! [`sim`] drives coordinators, participants and clients over simulated network, clock and disks from one seed;
-//! [`invariants`] watches every step. Crash runs of the real binary and end-to-end tests are in `tests/`.
+//! [`sim`] drives coordinators, participants and clients over simulated network, clock and disks
+//! from one seed; [`invariants`] watches every step. Crash runs of the real binary and end-to-end
+//! tests are in `tests/`.
 
 pub mod invariants;
 pub mod sim;

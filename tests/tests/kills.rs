@@ -267,10 +267,7 @@ fn sweep(victim: Role, points: &[&[&'static str]]) {
 /// Catalogue 3.2, C-00 to C-19: kill -9 of the coordinator.
 #[test]
 fn coordinator_killed_at_every_point() {
-    sweep(
-        Role::Coordinator,
-        &[unanimous_recovery::CRASH_POINTS, unanimous_server::CRASH_POINTS],
-    );
+    sweep(Role::Coordinator, &[unanimous_recovery::CRASH_POINTS, unanimous_server::CRASH_POINTS]);
 }
 
 /// Catalogue 3.3, CP-0 to CP-7: kill -9 of a participant, the one that is told first and the one

@@ -5,7 +5,7 @@ use unanimous_core::coordinator::Limits;
 use unanimous_core::id::{LogId, Owner};
 use unanimous_core::record::{BranchKind, BranchRecord, DETAIL_BYTES_MAX, Evidence};
 use unanimous_core::{
-    BranchResult, Bqual, Decision, Gtrid, ParticipantName, Record, ResourceId, TransactionName,
+    Bqual, BranchResult, Decision, Gtrid, ParticipantName, Record, ResourceId, TransactionName,
 };
 use unanimous_recovery::codec::encode_record;
 use unanimous_recovery::frame::RECORD_BYTES_MAX;

@@ -105,10 +105,9 @@ fn crates_import_only_what_they_may() {
 
 #[test]
 fn one_file_knows_sled_and_one_knows_bincode() {
-    for (word, file) in [
-        ("sled::", "recovery/src/sled_store.rs"),
-        ("bincode::", "recovery/src/codec.rs"),
-    ] {
+    for (word, file) in
+        [("sled::", "recovery/src/sled_store.rs"), ("bincode::", "recovery/src/codec.rs")]
+    {
         let knows = files(&[".rs"])
             .into_iter()
             .filter(|(path, _)| path != file && path != "tests/tests/tidy.rs")

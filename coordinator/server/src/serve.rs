@@ -31,8 +31,12 @@ use unanimous_recovery::{AppendError, Flushed, LogFailed, OpenError, OpenedLog, 
 
 /// The exit code of a process whose log cannot be written any more.
 const EXIT_LOG_FAILED: i32 = 12;
-/// HTTP/2 flow-control window of a stream, and of a connection: many messages on one stream must not wait for it.
-const WINDOW_BYTES: u32 = 4 << 20;
+/// HTTP/2 flow-control window of a stream: many messages must not wait for it.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// And of a connection. h2 (0.4.16 and later) ends a connection with ENHANCE_YOUR_CALM when small frames that nobody
+/// has read yet cost more than half of this, at 256 bytes less their length each. Ours are small, and a session that
+/// waits for the driver is not read: its own window must be full long before.
+const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// How long connections may take to end after their sessions have been ended.
 const CLOSE_CONNECTIONS_MAX: Duration = Duration::from_secs(1);
 
@@ -233,8 +237,8 @@ fn server(config: &Config) -> Server {
     let keepalive = Duration::from_millis(config.keepalive_ms);
     let keepalive_timeout = Duration::from_millis(config.keepalive_timeout_ms);
     Server::builder()
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(config.streams_per_connection_max)
         .http2_keepalive_interval(Some(keepalive))
         .http2_keepalive_timeout(Some(keepalive_timeout))

@@ -28,7 +28,7 @@ fn a_failing_log_ends_the_process() {
 async fn a_server_whose_log_goes_away() {
     let Some(dir) = std::env::var_os(DIR) else { return };
     let dir = std::path::PathBuf::from(dir);
-    let server = start(&dir, quick()).await;
+    let server = start(&dir, once()).await;
     let mut client = server.client().await;
     let (mut a, mut b) = (server.participant("bank-a").await, server.participant("bank-b").await);
     std::fs::remove_dir_all(&dir).unwrap();

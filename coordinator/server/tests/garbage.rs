@@ -111,7 +111,7 @@ fn said_by_participants(gtrid: Gtrid, owner: Owner) -> [Tell; 4] {
 #[tokio::test]
 async fn no_bytes_on_any_call_hurt_anybody_else() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), quick()).await;
+    let server = start(dir.path(), once()).await;
     let mut random = Random(0x5eed);
     let mut client = server.client().await;
     let mut witness = server.participant("witness").await;

@@ -7,9 +7,7 @@ mod common;
 use common::*;
 use std::time::{Duration, Instant};
 use tonic::Code;
-use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
 use unanimous_proto::v1;
 use unanimous_recovery::{LogKind, OpenOptions};
 
@@ -17,16 +15,14 @@ use unanimous_recovery::{LogKind, OpenOptions};
 #[tokio::test]
 async fn a_graceful_stop_finishes_what_has_begun() {
     let dir = tempfile::tempdir().unwrap();
-    let mut config = quick();
+    let mut config = once();
     config.drain_ms = 60_000;
     let server = start(dir.path(), config).await;
     let mut client = server.client().await;
     let (mut a, mut b) = (server.participant("bank-a").await, server.participant("bank-b").await);
     let gtrid = client.begin().await;
     let (in_a, in_b) = (a.enlist(gtrid).await, b.enlist(gtrid).await);
-    let mut health = HealthClient::new(server.channel().await);
-    let watch = health.watch(HealthCheckRequest::default()).await.unwrap();
-    let mut watch = watch.into_inner();
+    let mut watch = watch_health(server.channel().await).await;
     assert_eq!(next(&mut watch).await.unwrap().unwrap().status(), ServingStatus::Serving);
 
     server.shutdown.request();
@@ -60,7 +56,7 @@ async fn a_graceful_stop_finishes_what_has_begun() {
 #[tokio::test]
 async fn a_stop_does_not_wait_for_who_is_away() {
     let dir = tempfile::tempdir().unwrap();
-    let mut config = quick();
+    let mut config = once();
     config.drain_ms = 600_000;
     let server = start(dir.path(), config).await;
     let mut client = server.client().await;
@@ -76,7 +72,7 @@ async fn a_stop_does_not_wait_for_who_is_away() {
     server.shutdown.request();
     tokio::time::timeout(GUARD, server.ended()).await.expect("it waits").unwrap();
 
-    let server = start(dir.path(), quick()).await;
+    let server = start(dir.path(), once()).await;
     let status = server.admin().await.get_status(v1::GetStatusRequest {}).await.unwrap();
     assert_eq!(status.into_inner().transactions_in_doubt, 1);
     server.stop().await;
@@ -85,7 +81,7 @@ async fn a_stop_does_not_wait_for_who_is_away() {
 #[tokio::test]
 async fn the_drain_ends_in_time_and_a_second_request_ends_it_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    let mut config = quick();
+    let mut config = once();
     config.drain_ms = 100;
     let server = start(dir.path(), config.clone()).await;
     let mut client = server.client().await;

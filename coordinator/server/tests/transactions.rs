@@ -6,12 +6,11 @@ mod common;
 
 use common::*;
 use unanimous_proto::v1;
-use unanimous_server::Config;
 
 #[tokio::test]
 async fn two_participants_commit() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), Config::default()).await;
+    let server = start(dir.path(), once()).await;
     let mut client = server.client().await;
     let (mut a, mut b) = (server.participant("bank-a").await, server.participant("bank-b").await);
     let gtrid = client.begin().await;
@@ -36,7 +35,7 @@ async fn two_participants_commit() {
 #[tokio::test]
 async fn a_no_rolls_back_with_the_participants_words() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), quick()).await;
+    let server = start(dir.path(), once()).await;
     let mut client = server.client().await;
     let (mut a, mut b) = (server.participant("bank-a").await, server.participant("bank-b").await);
     let gtrid = client.begin().await;
@@ -62,7 +61,7 @@ async fn a_no_rolls_back_with_the_participants_words() {
 #[tokio::test]
 async fn one_branch_commits_in_one_phase() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), quick()).await;
+    let server = start(dir.path(), once()).await;
     let mut client = server.client().await;
     let mut a = server.participant("bank-a").await;
     let gtrid = client.begin().await;
@@ -77,7 +76,7 @@ async fn one_branch_commits_in_one_phase() {
 #[tokio::test]
 async fn a_wrong_count_rolls_back_and_a_rollback_is_an_answer() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), quick()).await;
+    let server = start(dir.path(), once()).await;
     let mut client = server.client().await;
     let mut a = server.participant("bank-a").await;
     let gtrid = client.begin().await;
@@ -95,7 +94,7 @@ async fn a_wrong_count_rolls_back_and_a_rollback_is_an_answer() {
 #[tokio::test]
 async fn people_commit_with_unary_calls() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), quick()).await;
+    let server = start(dir.path(), once()).await;
     let mut unary = server.unary().await;
     let begin = v1::BeginRequest { name: "by hand".to_owned(), ..v1::BeginRequest::default() };
     let begun = unary.begin(begin).await.unwrap().into_inner();
@@ -124,7 +123,7 @@ async fn people_commit_with_unary_calls() {
 #[tokio::test]
 async fn a_commit_goes_on_when_its_client_has_gone() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), quick()).await;
+    let server = start(dir.path(), once()).await;
     let (mut a, mut b) = (server.participant("bank-a").await, server.participant("bank-b").await);
 
     let mut client = server.client().await;
@@ -162,7 +161,7 @@ async fn a_commit_goes_on_when_its_client_has_gone() {
 #[tokio::test]
 async fn a_restart_finishes_what_was_decided() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), quick()).await;
+    let server = start(dir.path(), once()).await;
     let mut client = server.client().await;
     let (mut a, mut b) = (server.participant("bank-a").await, server.participant("bank-b").await);
     let gtrid = client.begin().await;
@@ -176,7 +175,7 @@ async fn a_restart_finishes_what_was_decided() {
     let old_epoch = a.owner.unwrap().epoch;
     server.stop().await;
 
-    let server = start(dir.path(), quick()).await;
+    let server = start(dir.path(), once()).await;
     let mut b = Participant::dial(&server, "bank-b").await;
     b.hello(vec![in_b.clone()]).await;
     assert!(b.owner.unwrap().epoch > old_epoch);
@@ -231,7 +230,7 @@ async fn a_restart_finishes_what_was_decided() {
 #[tokio::test]
 async fn a_restart_presumes_rollback_only_where_it_may() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), quick()).await;
+    let server = start(dir.path(), once()).await;
     let mut client = server.client().await;
     let (mut a, mut b) = (server.participant("bank-a").await, server.participant("bank-b").await);
     let gtrid = client.begin().await;
@@ -242,7 +241,7 @@ async fn a_restart_presumes_rollback_only_where_it_may() {
     b.prepare().await;
     server.stop().await;
 
-    let server = start(dir.path(), quick()).await;
+    let server = start(dir.path(), once()).await;
     let mut client = server.client().await;
     client.ask(1, resolve(gtrid, Some(1), false)).await;
     assert_eq!(client.ended().await.outcome(), v1::Outcome::Unknown);
@@ -275,7 +274,7 @@ async fn a_restart_presumes_rollback_only_where_it_may() {
 #[tokio::test]
 async fn a_time_out_rolls_back_and_late_work_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), quick()).await;
+    let server = start(dir.path(), once()).await;
     let mut client = server.client().await;
     let mut a = server.participant("bank-a").await;
     let begin = v1::Begin { timeout_ms: 30, ..v1::Begin::default() };
@@ -294,7 +293,7 @@ async fn a_time_out_rolls_back_and_late_work_is_refused() {
 #[tokio::test]
 async fn a_heuristic_result_is_recorded_listed_and_forgotten_by_the_participant() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), quick()).await;
+    let server = start(dir.path(), once()).await;
     let mut client = server.client().await;
     let (mut a, mut b) = (server.participant("bank-a").await, server.participant("bank-b").await);
     let gtrid = client.begin().await;
@@ -322,7 +321,7 @@ async fn a_heuristic_result_is_recorded_listed_and_forgotten_by_the_participant(
     assert!(status.summary.contains("1 heuristic"), "{}", status.summary);
     server.stop().await;
 
-    let server = start(dir.path(), quick()).await;
+    let server = start(dir.path(), once()).await;
     let request = v1::GetTransactionRequest { gtrid: gtrid.to_string() };
     let found = server.admin().await.get_transaction(request).await.unwrap().into_inner();
     let found = found.transaction.unwrap();
@@ -337,7 +336,7 @@ async fn a_heuristic_result_is_recorded_listed_and_forgotten_by_the_participant(
 #[tokio::test]
 async fn prepare_goes_to_the_instance_and_phase_two_to_any() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), quick()).await;
+    let server = start(dir.path(), once()).await;
     let mut client = server.client().await;
     let mut first = server.participant("bank-a").await;
     let mut second = server.participant("bank-a").await;
@@ -372,7 +371,7 @@ async fn prepare_goes_to_the_instance_and_phase_two_to_any() {
 #[tokio::test]
 async fn the_ended_mark_reaches_participants_after_the_end() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), quick()).await;
+    let server = start(dir.path(), once()).await;
     let mut client = server.client().await;
     let mut a = server.participant("bank-a").await;
     let gtrid = client.begin().await;
@@ -383,14 +382,17 @@ async fn the_ended_mark_reaches_participants_after_the_end() {
     client.ended().await;
     // It rides on an answer, or comes alone: in any case it comes.
     let inquire = || Tell::Inquire(v1::Inquire { branches: vec![branch.clone()] });
-    let mark = loop {
-        a.tell(inquire()).await;
-        let heard = next(&mut a.from).await.unwrap().unwrap();
-        match heard.ended {
-            Some(mark) if mark.exceptions.is_empty() => break mark,
-            _ => {}
+    let mark = tokio::time::timeout(GUARD, async {
+        loop {
+            a.tell(inquire()).await;
+            let heard = next(&mut a.from).await.unwrap().unwrap();
+            match heard.ended {
+                Some(mark) if mark.exceptions.is_empty() => break mark,
+                _ => {}
+            }
         }
-    };
+    });
+    let mark = mark.await.expect("no mark came");
     assert_eq!((mark.epoch, mark.sequence), (gtrid.owner().epoch, gtrid.sequence()));
     assert_eq!(mark.incarnation, gtrid.owner().log.incarnation);
     server.stop().await;
@@ -400,7 +402,7 @@ async fn the_ended_mark_reaches_participants_after_the_end() {
 #[tokio::test]
 async fn many_inquiries_are_all_answered() {
     let dir = tempfile::tempdir().unwrap();
-    let server = start(dir.path(), quick()).await;
+    let server = start(dir.path(), once()).await;
     let mut client = server.client().await;
     let mut a = server.participant("bank-a").await;
     let gtrid = client.begin().await;

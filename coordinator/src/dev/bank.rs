@@ -1,4 +1,5 @@
-//! `dev bank`: a service with accounts that takes part in transactions, as a user of the SDK would write it.
+//! `dev bank`: a service with accounts that takes part in transactions, as a user of the SDK would
+//! write it.
 
 use super::wire::bank_service_server::{BankService, BankServiceServer};
 use super::wire::{DescribeRequest, DescribeResponse, MoveRequest, MoveResponse};

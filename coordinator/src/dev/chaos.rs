@@ -35,8 +35,9 @@ pub(crate) struct Done {
 
 /// Draws what happens in a run of this length.
 ///
-/// About one event a second, from bags that hold each process killed and frozen once: no process is forgotten. Two
-/// processes may be down at the same time; one process is not hit again before it runs.
+/// About one event a second, from bags that hold each process killed and frozen once: no process is
+/// forgotten. Two processes may be down at the same time; one process is not hit again before it
+/// runs.
 pub(crate) fn plan(run_for: Duration, rng: &mut impl Rng) -> Vec<Step> {
     let end = run_for.as_secs_f64() * PART_OF_RUN;
     let mut free_at = BTreeMap::new();
@@ -68,8 +69,8 @@ pub(crate) fn plan(run_for: Duration, rng: &mut impl Rng) -> Vec<Step> {
     steps
 }
 
-/// Carries out a plan. What was done so far stands in `done`, also when this is stopped half-way. `committed` counts
-/// the commits told to clients.
+/// Carries out a plan. What was done so far stands in `done`, also when this is stopped half-way.
+/// `committed` counts the commits told to clients.
 pub(crate) async fn carry_out(
     steps: &[Step],
     started: Instant,
@@ -109,7 +110,8 @@ mod tests {
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
 
-    /// Issue 2, "Must show": at least 20 events and 3 kills of each process in 60 s, and time to commit after them.
+    /// Issue 2, "Must show": at least 20 events and 3 kills of each process in 60 s, and time to
+    /// commit after them.
     #[test]
     fn every_plan_for_a_minute_has_enough_of_everything() {
         for seed in 0..500 {

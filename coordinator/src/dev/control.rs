@@ -1,4 +1,5 @@
-//! `dev chaos`: a running `dev` takes one line a connection on a Unix socket of this user, and answers with one.
+//! `dev chaos`: a running `dev` takes one line a connection on a Unix socket of this user, and
+//! answers with one.
 
 use super::supervise::{Act, Acted, Supervisor};
 use crate::cli::ChaosAct;
@@ -153,7 +154,8 @@ fn the_only_one(word: &str, name: &str) -> Result<PathBuf, Failure> {
     }
 }
 
-/// A directory that only this user may enter: in the run-time directory, or else in the temporary one.
+/// A directory that only this user may enter: in the run-time directory, or else in the temporary
+/// one.
 fn own_dir() -> io::Result<PathBuf> {
     let uid = rustix::process::getuid().as_raw();
     let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_dir());

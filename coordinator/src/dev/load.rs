@@ -20,7 +20,8 @@ use unanimous_sdk::{Client, CommitError, Gtrid, Resolution, Rollback};
 const CLIENTS: u64 = 16;
 /// A transfer takes no longer.
 const TRANSFER_MAX: Duration = Duration::from_secs(5);
-/// After a failure a client waits this long, so that a process that is down is not asked in a tight loop.
+/// After a failure a client waits this long, so that a process that is down is not asked in a tight
+/// loop.
 const PAUSE: Duration = Duration::from_millis(20);
 /// One transfer in so many takes more than there can be.
 const OVERDRAWN_ONE_IN: u32 = 50;
@@ -207,7 +208,8 @@ impl Load {
         }
     }
 
-    /// Asks what became of every transaction whose outcome was not told. Returns how many stay unknown.
+    /// Asks what became of every transaction whose outcome was not told. Returns how many stay
+    /// unknown.
     pub(crate) async fn resolve(&self) -> u64 {
         let unknown = self.counts.unknown.take();
         let mut left = 0;

@@ -1,10 +1,11 @@
 //! `unanimous dev`: a coordinator and two banks to try it on, on one machine, with load and faults.
 //!
-//! This process supervises and makes load; the three others are this executable again. What is checked in the end is
-//! read from their stopped stores by a process that remembers nothing.
+//! This process supervises and makes load; the three others are this executable again. What is
+//! checked in the end is read from their stopped stores by a process that remembers nothing.
 //!
-//! Reading order: `session` (what every run has), `interactive`, `timed`, `load`, `chaos`, `verify`; below them
-//! `supervise` (processes), `control` (acts by hand), `bank` (the demo participant).
+//! Reading order: `session` (what every run has), `interactive`, `timed`, `load`, `chaos`,
+//! `verify`; below them `supervise` (processes), `control` (acts by hand), `bank` (the demo
+//! participant).
 
 mod bank;
 mod chaos;

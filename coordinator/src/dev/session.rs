@@ -81,8 +81,8 @@ impl Ports {
     fn choose(usual: bool) -> Result<Self, Failure> {
         let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
         let mut rng = rand::rng();
-        // Below the range from which the system takes ports for outgoing connections: a client that dials a process
-        // that is down cannot be given that very port.
+        // Below the range from which the system takes ports for outgoing connections: a client that
+        // dials a process that is down cannot be given that very port.
         let mut draws = std::iter::repeat_with(|| rng.random_range(20_000..32_000)).take(1_000);
         let mut chosen: Vec<u16> = Vec::new();
         while chosen.len() < 4 {
@@ -155,7 +155,8 @@ pub(crate) fn run(args: &DevArgs, output: Output) -> Result<(), Failure> {
             None => interactive::run(&mut session).await,
             Some(run_for) => timed::run(&mut session, run_for.into(), args.chaos, output).await,
         };
-        // Whatever went wrong, nothing is left running; a process that does not stop is a failure of its own.
+        // Whatever went wrong, nothing is left running; a process that does not stop is a failure
+        // of its own.
         let stopped = session.supervisor.stop_all().await;
         ran.and(stopped)
     });

@@ -1,7 +1,7 @@
 //! The three processes of `dev`: started, killed, frozen, healed and stopped by name.
 //!
-//! Each runs this very executable in a process group of its own (Ctrl-C reaches only `dev`), and ends when its stdin
-//! closes, which happens however `dev` ends.
+//! Each runs this very executable in a process group of its own (Ctrl-C reaches only `dev`), and
+//! ends when its stdin closes, which happens however `dev` ends.
 
 use crate::errors::{Exit, Failure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -197,7 +197,8 @@ impl Process {
         }
     }
 
-    /// A child that has ended and was not waited for has no id any more: no other process can be hit.
+    /// A child that has ended and was not waited for has no id any more: no other process can be
+    /// hit.
     fn signal(&self, child: &Child, signal: Signal) -> Result<(), Failure> {
         let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         let Some(id) = id else { return Ok(()) };

@@ -1,4 +1,5 @@
-//! The check of a finished run, from its stopped stores alone: nothing is remembered, everything is read.
+//! The check of a finished run, from its stopped stores alone: nothing is remembered, everything is
+//! read.
 
 use super::{BANKS, COORDINATOR, Layout};
 use crate::errors::{Exit, Failure};

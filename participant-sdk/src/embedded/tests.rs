@@ -23,9 +23,10 @@ fn mark(sequence: u64, exceptions: &[BranchId]) -> EndedMark {
 
 /// A store, and copies of its directory as a kill would leave them: made while it is open.
 struct Bank {
-    root: TempDir,
     accounts: Accounts,
     copies: u32,
+    /// Goes last: without its directory the log fails.
+    root: TempDir,
 }
 
 impl Bank {

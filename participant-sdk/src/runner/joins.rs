@@ -118,6 +118,11 @@ impl Joins {
         BranchId { gtrid, bqual: Bqual::new(resource_manager, number, gtrid.owner()) }
     }
 
+    /// Whether a call of this process has joined the branch, and it is not finished.
+    pub(super) fn joined(&self, id: &BranchId) -> bool {
+        self.joins.get(id).is_some_and(|join| join.enlisted)
+    }
+
     pub(super) fn get_mut(&mut self, id: &BranchId) -> Option<&mut Join> {
         self.joins.get_mut(id)
     }

@@ -19,7 +19,6 @@ use crate::{PROTOCOL_VERSION, SDK, wire};
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use joins::{Joins, Wish};
-use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,8 +117,6 @@ pub(crate) struct Runner {
     joins: Joins,
     session: Session<ParticipantWire>,
     calls: FuturesUnordered<BoxFuture<'static, (BranchId, Returned)>>,
-    /// Told to commit in one phase, and nobody here works on them.
-    recalled: BTreeSet<BranchId>,
     inquiries: Vec<v1::BranchRef>,
     inbox: mpsc::Receiver<Command>,
     lefts: mpsc::UnboundedReceiver<Left>,
@@ -146,7 +143,6 @@ impl Runner {
             joins: Joins::new(setup.branches_max, setup.left),
             session: Session::new(setup.endpoint, setup.session_queue_max, seed),
             calls: FuturesUnordered::new(),
-            recalled: BTreeSet::new(),
             inquiries: Vec::new(),
             inbox,
             lefts,
@@ -329,9 +325,6 @@ impl Runner {
 
     fn on_returned(&mut self, branch: BranchId, result: Returned) {
         self.handle(Event::Returned { branch, result });
-        if self.core.state(&branch).is_none() {
-            self.recalled.remove(&branch);
-        }
         self.settle(&branch);
     }
 
@@ -448,11 +441,7 @@ impl Runner {
             | Order::Answer(Verdict::Commit { .. }) => crash_point("participant.commit.received"),
             _ => {}
         }
-        let recall = order == Order::CommitOnePhase && self.core.state(&branch).is_none();
         self.handle(Event::Told { sender, branch, order });
-        if recall && self.core.state(&branch).is_some() {
-            self.recalled.insert(branch);
-        }
         self.settle(&branch);
     }
 
@@ -476,7 +465,7 @@ impl Runner {
         // Checked before the core heard of the branch.
         let Some(registered) = self.registered(&branch) else { return };
         let resource = Arc::clone(&registered.resource);
-        let recall = call == Call::CommitOnePhase && self.recalled.contains(&branch);
+        let recall = call == Call::CommitOnePhase && !self.joins.joined(&branch);
         self.calls.push(Box::pin(async move {
             // The making of the future may panic as well.
             let calling = AssertUnwindSafe(async move {

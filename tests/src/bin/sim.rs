@@ -70,7 +70,10 @@ fn trace(arguments: &Arguments) -> ExitCode {
     }
     match &schedule.violation {
         None => {
-            println!("seed {}: every invariant held, trace {:016x}", schedule.seed, schedule.trace_hash);
+            println!(
+                "seed {}: every invariant held, trace {:016x}",
+                schedule.seed, schedule.trace_hash
+            );
             ExitCode::SUCCESS
         }
         Some(violation) => {

@@ -5,7 +5,7 @@ use unanimous_core::{BranchResult, Decision};
 
 pub(super) const INVARIANT: Invariant = Invariant {
     name: "AC2",
-    source: "Bernstein, Hadzilacos, Goodman 1987, section 7.3; protocol.md section 3, last paragraph",
+    source: "Bernstein, Hadzilacos, Goodman 1987, section 7.3; protocol.md section 3",
     on_fact,
     at_rest: silent_at_rest,
 };
@@ -22,12 +22,14 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
         }
         Fact::Told(id, Decision::Commit) => {
             let branch = ledger.branch(id)?;
-            (branch.told_rollback && branch.ended.is_none()).then(|| format!("branch {id} was told rollback, now commit"))
+            (branch.told_rollback && branch.ended.is_none())
+                .then(|| format!("branch {id} was told rollback, now commit"))
         }
         Fact::Told(id, Decision::Rollback) => {
             let branch = ledger.branch(id)?;
             // A late question of a branch that has ended since is answered into the void.
-            (branch.told_commit && branch.ended.is_none()).then(|| format!("branch {id} was told commit, now rollback"))
+            (branch.told_commit && branch.ended.is_none())
+                .then(|| format!("branch {id} was told commit, now rollback"))
         }
         _ => None,
     }

@@ -1,4 +1,5 @@
-//! AC3: commit only if all voted yes (read-only counts as yes), and phase two goes to exactly those that prepared.
+//! AC3: commit only if all voted yes (read-only counts as yes), and phase two goes to exactly those
+//! that prepared.
 
 use super::{Fact, Invariant, Ledger, silent_at_rest};
 use unanimous_core::Record;

@@ -3,12 +3,8 @@
 use super::{Invariant, Ledger, Rest, silent_on_facts};
 use unanimous_core::BranchResult;
 
-pub(super) const INVARIANT: Invariant = Invariant {
-    name: "E1",
-    source: "reliability.md, Data",
-    on_fact: silent_on_facts,
-    at_rest,
-};
+pub(super) const INVARIANT: Invariant =
+    Invariant { name: "E1", source: "reliability.md, Data", on_fact: silent_on_facts, at_rest };
 
 fn at_rest(ledger: &Ledger, rest: &Rest) -> Option<String> {
     let alone: i64 = ledger

@@ -1,15 +1,11 @@
-//! E3: every success a client was told is visible, every rollback is not; and the data are those of the committed
-//! branches.
+//! E3: every success a client was told is visible, every rollback is not; and the data are those of
+//! the committed branches.
 
 use super::{Invariant, Ledger, Rest, Transaction, silent_on_facts};
 use unanimous_core::{BranchResult, Outcome};
 
-pub(super) const INVARIANT: Invariant = Invariant {
-    name: "E3",
-    source: "reliability.md, Data",
-    on_fact: silent_on_facts,
-    at_rest,
-};
+pub(super) const INVARIANT: Invariant =
+    Invariant { name: "E3", source: "reliability.md, Data", on_fact: silent_on_facts, at_rest };
 
 fn at_rest(ledger: &Ledger, rest: &Rest) -> Option<String> {
     let told = ledger.transactions.iter().find_map(contradicted);

@@ -1,4 +1,5 @@
-//! EM: the ended mark never passes a transaction that may still be driven: participants drop their proofs by it.
+//! EM: the ended mark never passes a transaction that may still be driven: participants drop their
+//! proofs by it.
 
 use super::{Fact, Invariant, Ledger, silent_at_rest};
 use unanimous_core::coordinator::EndedMark;
@@ -6,7 +7,7 @@ use unanimous_core::{Gtrid, Record};
 
 pub(super) const INVARIANT: Invariant = Invariant {
     name: "EM",
-    source: "protocol.md section 4, *Committed*: kept until the coordinator says ended, after a durable End",
+    source: "protocol.md section 4, *Committed*: kept until the coordinator says ended",
     on_fact,
     at_rest: silent_at_rest,
 };
@@ -35,7 +36,8 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
         }
         Fact::ToldOnePhase(id) => {
             let passed = ledger.transaction(&id.gtrid)?.told_ended;
-            passed.then(|| format!("{} commits in one phase after the mark has passed it", id.gtrid))
+            passed
+                .then(|| format!("{} commits in one phase after the mark has passed it", id.gtrid))
         }
         _ => None,
     }

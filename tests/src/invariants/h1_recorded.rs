@@ -1,5 +1,5 @@
-//! H1: every branch that ended otherwise than decided is on record before it forgets, and in the end all
-//! of them are. One that ended alone, and as decided, is noted before it forgets.
+//! H1: every branch that ended otherwise than decided is on record before it forgets, and in the
+//! end all of them are. One that ended alone, and as decided, is noted before it forgets.
 
 use super::{Branch, Fact, Invariant, Ledger, Rest, Transaction};
 use unanimous_core::{BranchId, BranchResult};

@@ -5,7 +5,7 @@ use unanimous_core::{Decision, Outcome};
 
 pub(super) const INVARIANT: Invariant = Invariant {
     name: "L12",
-    source: "protocol.md section 3, rows \"rollback request, time-out\" and \"log write or sync failed\"",
+    source: "protocol.md section 3, rows \"rollback request\" and \"log write or sync failed\"",
     on_fact,
     at_rest: silent_at_rest,
 };

@@ -18,14 +18,16 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
         }
         Fact::Answered(gtrid, Outcome::Committed) => {
             let transaction = ledger.transaction(gtrid)?;
-            // Without a record only what changed nothing, or what its only branch has committed durably.
+            // Without a record only what changed nothing, or what its only branch has committed
+            // durably.
             let shown_by_data = transaction
                 .branches
                 .iter()
                 .filter(|branch| branch.worked)
                 .all(|branch| branch.ended == Some(BranchResult::Committed));
-            (transaction.commit_durable.is_none() && !shown_by_data)
-                .then(|| format!("a client is told committed about {gtrid} without a durable record"))
+            (transaction.commit_durable.is_none() && !shown_by_data).then(|| {
+                format!("a client is told committed about {gtrid} without a durable record")
+            })
         }
         _ => None,
     }

@@ -1,4 +1,5 @@
-//! L9: identifiers are never reused, and epochs only grow, over restarts, lost tails and jumps of the clock.
+//! L9: identifiers are never reused, and epochs only grow, over restarts, lost tails and jumps of
+//! the clock.
 
 use super::{Fact, Invariant, Ledger, silent_at_rest};
 

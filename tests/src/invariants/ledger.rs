@@ -2,7 +2,7 @@
 
 use super::Fact;
 use unanimous_core::message::Vote;
-use unanimous_core::{BranchId, BranchResult, Bqual, Decision, Gtrid, Outcome, Record};
+use unanimous_core::{Bqual, BranchId, BranchResult, Decision, Gtrid, Outcome, Record};
 
 /// All facts so far.
 #[derive(Clone, Debug, Default)]
@@ -113,15 +113,16 @@ impl Transaction {
     }
 
     fn branch_mut(&mut self, bqual: Bqual) -> &mut Branch {
-        let at = self.branches.iter().position(|branch| branch.bqual == bqual).unwrap_or_else(|| {
-            self.branches.push(Branch::new(bqual));
-            self.branches.len() - 1
-        });
+        let at =
+            self.branches.iter().position(|branch| branch.bqual == bqual).unwrap_or_else(|| {
+                self.branches.push(Branch::new(bqual));
+                self.branches.len() - 1
+            });
         &mut self.branches[at]
     }
 
-    /// What was decided, as far as it can be seen from outside: a durable Commit record, or a one-phase branch that
-    /// has committed.
+    /// What was decided, as far as it can be seen from outside: a durable Commit record, or a
+    /// one-phase branch that has committed.
     #[must_use]
     pub fn committed(&self) -> bool {
         self.commit_durable.is_some()
@@ -194,7 +195,8 @@ impl Ledger {
             }
             Fact::ToldEnded(mark) => {
                 for transaction in &mut self.transactions {
-                    transaction.told_ended |= super::em_ended_mark::passes(mark, &transaction.gtrid);
+                    transaction.told_ended |=
+                        super::em_ended_mark::passes(mark, &transaction.gtrid);
                 }
             }
             Fact::Answered(gtrid, outcome) => {

@@ -1,10 +1,12 @@
 //! What must hold (reliability.md, "Invariants"), one file each with its source.
 //!
-//! An invariant sees every [`Fact`] the moment it becomes true, together with the [`Ledger`] of all facts before it;
-//! it is asserted after every event. What can only be judged when everything has come to rest is judged once, from
-//! [`Rest`]. The ledger sees all platters and all messages: it is nobody in the simulated world.
+//! An invariant sees every [`Fact`] the moment it becomes true, together with the [`Ledger`] of all
+//! facts before it; it is asserted after every event. What can only be judged when everything has
+//! come to rest is judged once, from [`Rest`]. The ledger sees all platters and all messages: it is
+//! nobody in the simulated world.
 //!
-//! To add one: a file that exports an [`Invariant`], a line in [`ALL`], and a defect that only it finds.
+//! To add one: a file that exports an [`Invariant`], a line in [`ALL`], and a defect that only it
+//! finds.
 
 mod ac1_one_outcome;
 mod ac2_no_reversal;
@@ -31,7 +33,7 @@ pub use ledger::{Branch, Ledger, Transaction};
 
 use unanimous_core::coordinator::EndedMark;
 use unanimous_core::message::{Done, Vote};
-use unanimous_core::{BranchId, BranchResult, Bqual, Decision, Gtrid, Outcome, Record};
+use unanimous_core::{Bqual, BranchId, BranchResult, Decision, Gtrid, Outcome, Record};
 
 /// Something that has just become true in the simulated world.
 #[derive(Clone, Debug)]

@@ -1,7 +1,8 @@
 //! A participant's durable resource: accounts with exclusive locks in a log of its own.
 //!
-//! It keeps the contract of the SDK's resources as the embedded one does: prepared, committed and rolled back are
-//! records, each durable before it is answered; proofs of committed branches stay until the ended mark passes them.
+//! It keeps the contract of the SDK's resources as the embedded one does: prepared, committed and
+//! rolled back are records, each durable before it is answered; proofs of committed branches stay
+//! until the ended mark passes them.
 
 use super::swarm::Mistake;
 use unanimous_core::coordinator::EndedMark;
@@ -19,13 +20,26 @@ pub(super) type Moves = Vec<(usize, i64)>;
 /// A record of the bank's log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum BankRecord {
-    Prepared { branch: BranchId, moves: Moves },
+    Prepared {
+        branch: BranchId,
+        moves: Moves,
+    },
     /// With its moves, which in one phase stand nowhere else.
-    Committed { branch: BranchId, moves: Moves },
-    RolledBack { branch: BranchId },
+    Committed {
+        branch: BranchId,
+        moves: Moves,
+    },
+    RolledBack {
+        branch: BranchId,
+    },
     /// Its operator ended the branch.
-    Alone { branch: BranchId, result: BranchResult },
-    Forgotten { branch: BranchId },
+    Alone {
+        branch: BranchId,
+        result: BranchResult,
+    },
+    Forgotten {
+        branch: BranchId,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +93,8 @@ impl Bank {
         self.balances.iter().sum()
     }
 
-    /// Branches that must be asked about after a restart: prepared, or ended by the operator and not yet forgotten.
+    /// Branches that must be asked about after a restart: prepared, or ended by the operator and
+    /// not yet forgotten.
     pub(super) fn recover(&self) -> impl Iterator<Item = BranchId> {
         self.held.iter().filter(|held| held.stage != Stage::Active).map(|held| held.id)
     }
@@ -104,7 +119,11 @@ impl Bank {
     }
 
     /// Works in a branch. Refused at once if another branch holds an account.
-    pub(super) fn work(&mut self, id: BranchId, moves: &[(usize, i64)]) -> Result<(), &'static str> {
+    pub(super) fn work(
+        &mut self,
+        id: BranchId,
+        moves: &[(usize, i64)],
+    ) -> Result<(), &'static str> {
         let busy = self.held.iter().any(|held| {
             held.id != id
                 && !matches!(held.stage, Stage::Alone(_))
@@ -179,8 +198,7 @@ impl Bank {
 
     fn commit(&mut self, id: &BranchId) -> Step {
         let Some(held) = self.find(id) else {
-            let proved = self.committed.contains(id)
-                || self.mistake == Some(Mistake::UnknownCommitDone);
+            let proved = self.committed.contains(id);
             let done = if proved { Done::Done } else { Done::Heuristic(BranchResult::Hazard) };
             return Step::Now(did(done));
         };
@@ -199,7 +217,8 @@ impl Bank {
 
     fn commit_one_phase(&mut self, id: &BranchId) -> Step {
         let Some(held) = self.find(id) else {
-            // Every one-phase commit leaves a record until the mark passes it: without one it was never committed.
+            // Every one-phase commit leaves a record until the mark passes it: without one it was
+            // never committed.
             return Step::Now(did(if self.committed.contains(id) {
                 Done::Done
             } else if self.passed(&id.gtrid) {
@@ -235,9 +254,7 @@ impl Bank {
                 self.drop_held(id);
                 Step::Now(did(Done::Done))
             }
-            Stage::Prepared => {
-                Step::After(BankRecord::RolledBack { branch: *id }, did(Done::Done))
-            }
+            Stage::Prepared => Step::After(BankRecord::RolledBack { branch: *id }, did(Done::Done)),
             Stage::Alone(result) => Step::Now(did(Done::Heuristic(result))),
         }
     }

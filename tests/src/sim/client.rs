@@ -1,4 +1,5 @@
-//! A client: begins transactions, has work done at participants, ends them, and asks about those it lost sight of.
+//! A client: begins transactions, has work done at participants, ends them, and asks about those it
+//! lost sight of.
 
 use super::bank::Moves;
 use super::network::{Call, Parcel};
@@ -19,7 +20,9 @@ enum Stage {
     Beginning,
     /// Waits for the work of this index.
     Working(usize),
-    Ending { commit: bool },
+    Ending {
+        commit: bool,
+    },
     Done,
 }
 
@@ -81,10 +84,11 @@ impl World {
             Stage::Idle | Stage::Beginning => self.client_begins(who),
             Stage::Working(_) => self.client_ends(who, false),
             Stage::Ending { commit } => {
-                if self.random.chance(500) {
-                    self.client_asks_end(who, commit);
-                } else {
-                    self.client_resolves(who);
+                // The same again, a question, or second thoughts that may come too late.
+                match self.random.below(8) {
+                    0..4 => self.client_asks_end(who, commit),
+                    4 => self.client_asks_end(who, false),
+                    _ => self.client_resolves(who),
                 }
             }
             Stage::Done => {}

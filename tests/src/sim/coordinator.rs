@@ -1,4 +1,5 @@
-//! The coordinator's process: the core, its log on a simulated disk, its sessions. Many lives, one slot.
+//! The coordinator's process: the core, its log on a simulated disk, its sessions. Many lives, one
+//! slot.
 
 use super::coverage::Coverage;
 use super::disk::Disk;
@@ -159,7 +160,8 @@ impl World {
         }
     }
 
-    /// Reads frames up to the end, as the recovery scan does: only what was never synced may be no frame.
+    /// Reads frames up to the end, as the recovery scan does: only what was never synced may be no
+    /// frame.
     fn read_log(&mut self) {
         let mut end = LogEnd { next_lsn: 1, ..LogEnd::default() };
         let mut recovered = Recovered::default();
@@ -220,8 +222,7 @@ impl World {
         };
         let limits = self.swarm.limits.clone();
         self.coordinator.log.end = end;
-        self.coordinator.core =
-            Some(Coordinator::start(limits, start, self.now(), recovered));
+        self.coordinator.core = Some(Coordinator::start(limits, start, self.now(), recovered));
         self.trace.line(|| format!("coordinator's life {start:?}"));
         self.carry_out();
     }
@@ -282,7 +283,8 @@ impl World {
         let records = std::mem::take(&mut self.coordinator.log.under_way);
         if self.random.chance(self.swarm.fail_sync) {
             self.trace.line(|| "the log's sync fails".to_owned());
-            // The pages are clean now and on no platter: a second sync would succeed and prove nothing.
+            // The pages are clean now and on no platter: a second sync would succeed and prove
+            // nothing.
             if self.swarm.mistake != Some(Mistake::SyncTriedAgain) {
                 return self.kill_coordinator();
             }
@@ -517,7 +519,8 @@ impl World {
     }
 }
 
-/// Counts the event with the state of the transaction it is about; what concerns many counts with each.
+/// Counts the event with the state of the transaction it is about; what concerns many counts with
+/// each.
 fn cover(coverage: &mut Coverage, core: &Coordinator, event: &Event) {
     let state = |gtrid: &Gtrid| core.transaction(gtrid).map(|transaction| transaction.state());
     let gtrid = match event {

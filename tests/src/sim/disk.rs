@@ -1,7 +1,8 @@
 //! A simulated disk of three levels: what a process holds back, the page cache, the platter.
 //!
-//! Items are appended and synced in order, as a log does. What is not yet appended is the process's own buffer and
-//! dies with it. A killed process leaves the page cache; a power loss keeps the platter and any prefix of the rest.
+//! Items are appended and synced in order, as a log does. What is not yet appended is the process's
+//! own buffer and dies with it. A killed process leaves the page cache; a power loss keeps the
+//! platter and any prefix of the rest.
 
 use super::random::Random;
 
@@ -50,15 +51,21 @@ impl<T> Disk<T> {
         self.items.truncate(items.max(self.durable));
     }
 
-    /// The process was killed: what it was about to write may or may not have reached the page cache.
+    /// The process was killed: what it was about to write may or may not have reached the page
+    /// cache.
     pub(super) fn killed(&mut self, random: &mut Random) {
         if self.items.len() > self.durable && random.chance(500) {
             self.items.truncate(self.items.len() - 1);
         }
     }
 
-    /// The machine lost power. `tear` spoils the first item that did not wholly reach the platter, if it is read.
-    pub(super) fn power_lost(&mut self, random: &mut Random, tear: impl FnOnce(&mut T, &mut Random)) {
+    /// The machine lost power. `tear` spoils the first item that did not wholly reach the platter,
+    /// if it is read.
+    pub(super) fn power_lost(
+        &mut self,
+        random: &mut Random,
+        tear: impl FnOnce(&mut T, &mut Random),
+    ) {
         let unsynced = self.items.len() - self.durable;
         let kept = random.below(unsynced as u64 + 1);
         let whole = self.durable + usize::try_from(kept).unwrap_or(0);

@@ -1,5 +1,5 @@
-//! A deterministic simulator: the cores that ship, with the record codec and the frames that ship, over a simulated
-//! network, simulated clocks and simulated disks. One seed decides everything.
+//! A deterministic simulator: the cores that ship, with the record codec and the frames that ship,
+//! over a simulated network, simulated clocks and simulated disks. One seed decides everything.
 //!
 //! ```text
 //!  Swarm::draw(seed)        how many nodes, which faults, how often
@@ -12,14 +12,14 @@
 //!  Schedule                 counts, hash of the trace, the invariant that broke
 //! ```
 //!
-//! Reading order: `swarm` (what a seed draws), `world` (the loop), `coordinator`, `participant` and `bank`, `client`
-//! (the nodes), `network`, `disk`, `faults`, [`run`] (many seeds on many threads).
+//! Reading order: `swarm` (what a seed draws), `world` (the loop), `coordinator`, `participant` and
+//! `bank`, `client` (the nodes), `network`, `disk`, `faults`, [`run`] (many seeds on many threads).
 //!
-//! What it is *not*: it simulates neither gRPC nor the log's store, and no scheduler inside a process. Those are
-//! tried with real processes.
+//! What it is *not*: it simulates neither gRPC nor the log's store, and no scheduler inside a
+//! process. Those are tried with real processes.
 //!
-//! To reproduce a failure: `sim --seed N --schedules 1 --trace`. To add a fault: a rate in `swarm`, its place in
-//! `faults` or `network`, and a line in [`World::heal`](world::World).
+//! To reproduce a failure: `sim --seed N --schedules 1 --trace`. To add a fault: a rate in `swarm`,
+//! its place in `faults` or `network`, and a line in [`World::heal`](world::World).
 
 mod bank;
 mod client;

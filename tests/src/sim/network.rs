@@ -40,9 +40,18 @@ pub(super) enum Up {
 #[derive(Clone, Debug, Hash)]
 pub(super) enum Down {
     Welcome,
-    Enlisted { branch: BranchId, joined: Result<u64, EnlistRefusal> },
-    Message { branch: BranchId, message: Message },
-    Verdict { branch: BranchId, verdict: Verdict },
+    Enlisted {
+        branch: BranchId,
+        joined: Result<u64, EnlistRefusal>,
+    },
+    Message {
+        branch: BranchId,
+        message: Message,
+    },
+    Verdict {
+        branch: BranchId,
+        verdict: Verdict,
+    },
     /// Rides on other messages; its log, so that it hashes.
     Ended(MarkParcel),
 }

@@ -1,4 +1,5 @@
-//! A participant's process: the core, its runner (sessions, joins, resource calls) and its bank on a simulated disk.
+//! A participant's process: the core, its runner (sessions, joins, resource calls) and its bank on
+//! a simulated disk.
 
 use super::bank::{BALANCE_AT_START, Bank, BankRecord, Moves, Step};
 use super::disk::Disk;
@@ -139,7 +140,11 @@ impl ParticipantNode {
         unfinished.dedup();
         let known = unfinished.len();
         if core.branches_len() > known {
-            unfinished.push(format!("{} more branches at {}", core.branches_len() - known, self.name));
+            unfinished.push(format!(
+                "{} more branches at {}",
+                core.branches_len() - known,
+                self.name
+            ));
         }
         unfinished
     }
@@ -240,7 +245,8 @@ impl World {
         }
         let seed = self.random.below(u64::MAX);
         let node = &mut self.participants[who];
-        // Numbers of branches start anywhere in each life: those of the life before may still be enlisted.
+        // Numbers of branches start anywhere in each life: those of the life before may still be
+        // enlisted.
         node.next_branch = node.life << 16;
         node.core = Some(Participant::new(self.swarm.times.clone(), seed));
         let mut prepared: Vec<BranchId> = bank.recover().collect();
@@ -306,7 +312,13 @@ impl World {
     }
 
     /// A message of the coordinator arrives.
-    pub(super) fn participant_hears(&mut self, who: usize, session: u32, sender: Owner, down: Down) {
+    pub(super) fn participant_hears(
+        &mut self,
+        who: usize,
+        session: u32,
+        sender: Owner,
+        down: Down,
+    ) {
         let node = &mut self.participants[who];
         let stream = self.swarm.delivery == Delivery::Stream;
         if node.core.is_none() || (stream && node.session != Some(session)) {
@@ -325,8 +337,8 @@ impl World {
             Down::Verdict { branch, verdict } => (branch, Order::Answer(verdict)),
             Down::Message { branch, message } => (branch, order(message)),
         };
-        // What the mark has passed is durably over: an order about it, for a branch that is not here
-        // any more, is an old one, and the bank has no proof left to answer it by.
+        // What the mark has passed is durably over: an order about it, for a branch that is not
+        // here any more, is an old one, and the bank has no proof left to answer it by.
         let node = &self.participants[who];
         let gone = node.core.as_ref().is_some_and(|core| core.state(&branch).is_none());
         if !(gone && node.bank.passed(&branch.gtrid)) {
@@ -358,8 +370,7 @@ impl World {
         let id = node.next_join;
         node.next_join += 1;
         let anew = known.is_none();
-        let join =
-            Join { id, client, number, branch, moves, anew, tries: 0, working: false };
+        let join = Join { id, client, number, branch, moves, anew, tries: 0, working: false };
         node.joins.push(join);
         self.enlist_again(who, id);
     }
@@ -406,7 +417,8 @@ impl World {
         let state = |world: &Self| {
             world.participants[who].core.as_ref().and_then(|core| core.state(&branch))
         };
-        // A branch that had joined and is gone was undone: its earlier work is lost, so no more may come.
+        // A branch that had joined and is gone was undone: its earlier work is lost, so no more may
+        // come.
         let undone = !anew && state(self).is_none();
         if undone && self.swarm.mistake != Some(Mistake::UndoneBranchJoins) {
             return self.refuse_work(who, id, "the branch was undone");
@@ -468,9 +480,7 @@ impl World {
         let rate = self.rate_of_death(self.swarm.kill_participant);
         let dies_after = self.random.chance(rate).then(|| self.random.below(3));
         let mut done = 0;
-        while let Some(action) =
-            self.participants[who].core.as_mut().and_then(Participant::poll)
-        {
+        while let Some(action) = self.participants[who].core.as_mut().and_then(Participant::poll) {
             if dies_after == Some(done) {
                 break;
             }
@@ -501,7 +511,9 @@ impl World {
         match &answer {
             Answer::Voted(vote) => {
                 self.fact(&Fact::Voted(branch, vote));
-                if matches!(vote, Vote::Commit { .. }) && self.random.chance(self.swarm.decides_alone) {
+                if matches!(vote, Vote::Commit { .. })
+                    && self.random.chance(self.swarm.decides_alone)
+                {
                     let result =
                         self.random.pick(&[BranchResult::Committed, BranchResult::RolledBack]);
                     let delay_ms = self.random.between(0, 300);
@@ -553,12 +565,12 @@ impl World {
         node.syncing.iter().for_each(|(record, _)| node.disk.write(record.clone()));
         let items = node.disk.written();
         let early = match self.swarm.mistake {
-            Some(Mistake::VoteBeforeSync) => take_results(node, |record| {
-                matches!(record, BankRecord::Prepared { .. })
-            }),
-            Some(Mistake::AcknowledgeBeforeSync) => take_results(node, |record| {
-                matches!(record, BankRecord::Committed { .. })
-            }),
+            Some(Mistake::VoteBeforeSync) => {
+                take_results(node, |record| matches!(record, BankRecord::Prepared { .. }))
+            }
+            Some(Mistake::AcknowledgeBeforeSync) => {
+                take_results(node, |record| matches!(record, BankRecord::Committed { .. }))
+            }
             _ => Vec::new(),
         };
         let delay_ms = self.random.between(0, self.swarm.sync_ms);

@@ -1,4 +1,5 @@
-//! What will happen, in order of simulated time. Equal times keep the order in which they were asked for.
+//! What will happen, in order of simulated time. Equal times keep the order in which they were
+//! asked for.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

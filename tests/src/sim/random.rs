@@ -18,7 +18,8 @@ impl Random {
 
     /// A number below `end`, 0 if `end` is 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        // The high half of a product instead of a remainder: no division, and no visible bias at these sizes.
+        // The high half of a product instead of a remainder: no division, and no visible bias at
+        // these sizes.
         let product = u128::from(self.0.next_u64()) * u128::from(end);
         u64::try_from(product >> 64).unwrap_or(0)
     }
@@ -28,7 +29,8 @@ impl Random {
         first + self.below(last - first + 1)
     }
 
-    /// True `permille` times in a thousand. Draws nothing for 0, so that a fault that is off costs nothing.
+    /// True `permille` times in a thousand. Draws nothing for 0, so that a fault that is off costs
+    /// nothing.
     pub fn chance(&mut self, permille: u64) -> bool {
         permille > 0 && self.below(1_000) < permille
     }

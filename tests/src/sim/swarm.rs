@@ -1,7 +1,8 @@
-//! What a seed draws before its schedule begins: how many take part, how they are configured, what fails how often.
+//! What a seed draws before its schedule begins: how many take part, how they are configured, what
+//! fails how often.
 //!
-//! Swarm testing (Groce et al. 2012): each seed switches whole kinds of faults off, because a fault that is always
-//! there hides what happens without it.
+//! Swarm testing (Groce et al. 2012): each seed switches whole kinds of faults off, because a fault
+//! that is always there hides what happens without it.
 
 use super::random::Random;
 use unanimous_core::Limits;
@@ -12,11 +13,13 @@ use unanimous_core::participant::Times;
 pub enum Delivery {
     /// As a session over TCP: in order, and a lost message ends the session.
     Stream,
-    /// As badly as the protocol allows: each message on its own, lost, doubled, late, from sessions long gone.
+    /// As badly as the protocol allows: each message on its own, lost, doubled, late, from sessions
+    /// long gone.
     Datagram,
 }
 
-/// A mistake put into the simulated surroundings of the cores, to prove that the invariants find it.
+/// A mistake put into the simulated surroundings of the cores, to prove that the invariants find
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mistake {
     /// A participant votes when the prepared record is in the page cache.
@@ -35,8 +38,6 @@ pub enum Mistake {
     LatePrepareCreates,
     /// A participant rolls back prepared branches when it restarts.
     RestartForgetsPrepared,
-    /// A commit of an unknown branch is answered with done.
-    UnknownCommitDone,
     /// A branch that was undone while its session was away takes up work again.
     UndoneBranchJoins,
 }
@@ -185,11 +186,13 @@ impl Swarm {
 
     /// How long everything may take after the last fault, in simulated milliseconds.
     ///
-    /// Each of the waits below may have begun just before the heal, and some follow one another: a transaction's
-    /// time-out, then a participant's grace, then inquiries and repeats at their longest delay.
+    /// Each of the waits below may have begun just before the heal, and some follow one another: a
+    /// transaction's time-out, then a participant's grace, then inquiries and repeats at their
+    /// longest delay.
     #[must_use]
     pub fn heal_bound_ms(&self) -> u64 {
-        let retries = self.limits.retry_ms_max + self.times.inquire_ms_max + self.times.retry_ms_max;
+        let retries =
+            self.limits.retry_ms_max + self.times.inquire_ms_max + self.times.retry_ms_max;
         self.timeout_ms.1 + self.times.grace_ms + 4 * retries + 10_000
     }
 }

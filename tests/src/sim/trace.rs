@@ -35,8 +35,8 @@ impl Trace {
     }
 }
 
-/// A hasher for a million schedules a minute: multiply and rotate, a word at a time. The same on every machine, which
-/// the standard library's does not promise.
+/// A hasher for a million schedules a minute: multiply and rotate, a word at a time. The same on
+/// every machine, which the standard library's does not promise.
 #[derive(Clone, Default)]
 struct WordHasher(u64);
 

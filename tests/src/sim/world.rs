@@ -102,7 +102,9 @@ impl World {
         let mut world = Self {
             network: Network::new(swarm.participants, swarm.clients),
             coordinator: CoordinatorNode::new(swarm.participants),
-            participants: (0..swarm.participants).map(|who| ParticipantNode::new(who, &swarm)).collect(),
+            participants: (0..swarm.participants)
+                .map(|who| ParticipantNode::new(who, &swarm))
+                .collect(),
             clients: (0..swarm.clients).map(|_| ClientNode::new(&swarm)).collect(),
             queue: Queue::new(),
             now_ms: 0,
@@ -216,14 +218,20 @@ impl World {
         self.clients_done()
             && self.coordinator.log_idle()
             && core.started()
-            && core.transactions(None).all(|(_, transaction)| transaction.state() == State::Heuristic)
+            && core
+                .transactions(None)
+                .all(|(_, transaction)| transaction.state() == State::Heuristic)
             && self.participants.iter().all(ParticipantNode::at_rest)
     }
 
     fn judge_rest(&mut self) {
         let rest = Rest {
             unfinished: self.unfinished(),
-            prepared: self.participants.iter().flat_map(|p| p.fold_disk(&self.swarm).prepared().collect::<Vec<BranchId>>()).collect(),
+            prepared: self
+                .participants
+                .iter()
+                .flat_map(|p| p.fold_disk(&self.swarm).prepared().collect::<Vec<BranchId>>())
+                .collect(),
             sum: 0,
             sum_at_start: 0,
             participants: self

@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
-use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use unanimous_core::id::resource_manager;
 use unanimous_core::{Bqual, Gtrid, LogId, Owner, ParticipantName, ResourceId};
 use unanimous_proto::v1;
@@ -39,10 +39,11 @@ pub struct Running {
     thread: Option<JoinHandle<Result<(), ServeError>>>,
 }
 
-pub fn quick() -> Config {
+/// Nothing is sent again within a test: what arrives was sent for a reason, and only once.
+pub fn once() -> Config {
     let mut config = Config::default();
-    config.limits.retry_ms_min = 20;
-    config.limits.retry_ms_max = 100;
+    config.limits.retry_ms_min = 600_000;
+    config.limits.retry_ms_max = 600_000;
     config.drain_ms = 500;
     config
 }
@@ -51,11 +52,15 @@ pub fn quick() -> Config {
 pub async fn start(dir: &Path, config: Config) -> Running {
     let running = start_at_once(dir, config);
     for address in [running.sessions, running.admin] {
-        let mut health = HealthClient::new(connect(address).await);
-        let mut watch = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+        let mut watch = watch_health(connect(address).await).await;
         while next(&mut watch).await.unwrap().unwrap().status() != ServingStatus::Serving {}
     }
     running
+}
+
+pub async fn watch_health(channel: Channel) -> Streaming<HealthCheckResponse> {
+    let mut health = HealthClient::new(channel);
+    health.watch(HealthCheckRequest::default()).await.unwrap().into_inner()
 }
 
 pub fn start_at_once(dir: &Path, config: Config) -> Running {
@@ -91,7 +96,11 @@ impl Running {
     }
 
     pub async fn client(&self) -> Client {
-        let mut client = Client::dial(self).await;
+        self.client_over(self.channel().await).await
+    }
+
+    pub async fn client_over(&self, channel: Channel) -> Client {
+        let mut client = Client::over(channel).await;
         client.ask(0, Ask::Hello(client_hello())).await;
         match client.hear().await {
             (0, Answer::Welcome(_)) => client,
@@ -173,8 +182,12 @@ pub struct Client {
 
 impl Client {
     pub async fn dial(server: &Running) -> Self {
+        Self::over(server.channel().await).await
+    }
+
+    async fn over(channel: Channel) -> Self {
         let (to, requests) = mpsc::channel(64);
-        let mut service = ClientServiceClient::new(server.channel().await);
+        let mut service = ClientServiceClient::new(channel);
         let from = service.transact(ReceiverStream::new(requests)).await.unwrap().into_inner();
         Self { to, from }
     }

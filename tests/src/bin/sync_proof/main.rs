@@ -17,8 +17,12 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 use trace::{Call, Line, Reader};
 use wire::{Connection, Peer};
+
+/// Between two looks for the port file.
+const POLL: Duration = Duration::from_millis(20);
 
 #[derive(Parser)]
 struct Arguments {
@@ -49,7 +53,10 @@ fn main() -> anyhow::Result<()> {
     writeln!(
         out,
         "{{\"committed\":{committed},\"answers\":{},\"orders\":{},\"syncs\":{},\"violations\":{}}}",
-        proof.answers, proof.orders, proof.syncs, proof.violations.len()
+        proof.answers,
+        proof.orders,
+        proof.syncs,
+        proof.violations.len()
     )?;
     if let Some(first) = proof.violations.first() {
         anyhow::bail!("first violation: {first}");
@@ -85,17 +92,21 @@ fn start(arguments: &Arguments, dir: &Path, trace: &Path) -> anyhow::Result<Chil
     command.spawn().context("starting strace (apt-get install strace)")
 }
 
-/// The first line of the port file is the address of the sessions.
+/// The address of the sessions, once the coordinator has written where it listens.
 fn wait_for_address(coordinator: &mut Child, ports: &Path) -> anyhow::Result<String> {
     loop {
         if let Some(status) = coordinator.try_wait()? {
             anyhow::bail!("the coordinator ended before it served: {status}");
         }
-        match std::fs::read_to_string(ports) {
-            Ok(text) if text.ends_with('\n') => {
-                return Ok(text.lines().next().unwrap_or_default().to_owned());
+        match std::fs::read(ports) {
+            Ok(text) => {
+                let ports: serde_json::Value = serde_json::from_slice(&text)?;
+                let sessions = ports["sessions"].as_str();
+                return Ok(sessions
+                    .context("the port file names the sessions' address")?
+                    .to_owned());
             }
-            _ => std::thread::yield_now(),
+            Err(_) => std::thread::sleep(POLL),
         }
     }
 }
@@ -143,10 +154,15 @@ impl Checker {
                 self.syncing.insert(thread, self.written.iter().cloned().collect());
             }
             "write" | "writev" | "sendto" | "sendmsg" => {
-                let Some((peer, connection)) = self.connections.get_mut(&descriptor) else { return };
+                let Some((peer, connection)) = self.connections.get_mut(&descriptor) else {
+                    return;
+                };
                 for told in connection.write(*peer, &call.bytes()) {
-                    let count =
-                        if told.to_client { &mut self.proof.answers } else { &mut self.proof.orders };
+                    let count = if told.to_client {
+                        &mut self.proof.answers
+                    } else {
+                        &mut self.proof.orders
+                    };
                     *count += 1;
                     if !self.synced.contains(&told.gtrid) {
                         let written = self.written.contains(&told.gtrid);

@@ -40,7 +40,8 @@ impl Reader {
         }
         let Some((name, arguments)) = rest.split_once('(') else { return Vec::new() };
         if let Some(arguments) = arguments.strip_suffix("<unfinished ...>") {
-            let call = |arguments: &str| Call { name: name.to_owned(), arguments: arguments.to_owned() };
+            let call =
+                |arguments: &str| Call { name: name.to_owned(), arguments: arguments.to_owned() };
             self.open.insert(thread, call(arguments));
             return vec![Line::Entered { thread, call: call(arguments) }];
         }
@@ -70,7 +71,9 @@ impl Call {
         let mut bytes = Vec::new();
         for (index, part) in self.arguments.split('"').enumerate() {
             if index % 2 == 1 {
-                bytes.extend(part.split("\\x").skip(1).filter_map(|hex| u8::from_str_radix(hex, 16).ok()));
+                bytes.extend(
+                    part.split("\\x").skip(1).filter_map(|hex| u8::from_str_radix(hex, 16).ok()),
+                );
             }
         }
         bytes
@@ -98,7 +101,9 @@ mod tests {
         let entered = reader.read("12  fdatasync(9 <unfinished ...>");
         assert!(matches!(&entered[..], [Line::Entered { .. }]));
         let returned = reader.read("12  <... fdatasync resumed>) = 0");
-        let [Line::Returned { call, result: 0, .. }] = &returned[..] else { panic!("{returned:?}") };
+        let [Line::Returned { call, result: 0, .. }] = &returned[..] else {
+            panic!("{returned:?}")
+        };
         assert_eq!((call.name.as_str(), call.arguments.starts_with('9')), ("fdatasync", true));
     }
 }

@@ -4,7 +4,7 @@
 use prost::Message as _;
 use std::collections::BTreeMap;
 use unanimous_proto::v1::{
-    Outcome, ParticipateResponse, TransactResponse, Decision, Verdict, participate_response,
+    Decision, Outcome, ParticipateResponse, TransactResponse, Verdict, participate_response,
     transact_response,
 };
 
@@ -49,7 +49,8 @@ impl Connection {
 
     fn next_frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         let header: [u8; 9] = self.unread.get(..9)?.try_into().ok()?;
-        let length = usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2]);
+        let length =
+            usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2]);
         let payload = self.unread.get(9..9 + length)?.to_vec();
         self.unread.drain(..9 + length);
         let stream = u32::from_be_bytes([header[5], header[6], header[7], header[8]]);
