@@ -5,8 +5,11 @@ use tonic::transport::Endpoint;
 
 /// How long dialling may take, until the coordinator's welcome.
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Stream windows in bytes: one message a step, many steps under way.
-const WINDOW_BYTES: u32 = 1 << 20;
+/// What may be on its way unread, in bytes: one message a step, many steps under way.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// Far above the stream's: h2 ends a connection on which small unread frames cost more than half
+/// of its window, at up to 256 bytes a frame.
+const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// A silent connection is asked for a sign of life after this time.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
@@ -30,8 +33,8 @@ pub(crate) fn endpoint(address: &str) -> Result<Endpoint, BadAddress> {
     Ok(endpoint
         .connect_timeout(DIAL_TIMEOUT)
         .tcp_nodelay(true)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE)
         .keep_alive_while_idle(true))

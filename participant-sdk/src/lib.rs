@@ -23,6 +23,7 @@ pub mod transaction;
 
 mod crash;
 mod endpoint;
+mod mark;
 mod runner;
 mod session;
 mod wire;

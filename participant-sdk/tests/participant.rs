@@ -458,6 +458,41 @@ async fn messages_that_cannot_be_read_and_of_other_resources_are_held_and_the_ma
 }
 
 #[tokio::test]
+async fn a_late_repeat_about_a_branch_that_the_mark_has_passed_is_not_answered() {
+    let mut stage = Stage::set().await;
+    let branch = stage.join(1).await;
+    let ended = *branch.id();
+    branch.end();
+    let other = stage.join(2).await;
+    let other_id = *other.id();
+    other.end();
+    stage.session.prepare(&ended).await;
+    stage.session.vote().await;
+    stage.session.decide(&ended, v1::Decision::Commit).await;
+    stage.session.acknowledged().await;
+    let mark = v1::EndedMark {
+        cluster: 1,
+        slot: 1,
+        incarnation: 7,
+        epoch: 5,
+        sequence: 42,
+        exceptions: vec![gtrid(3).as_bytes().to_vec()],
+    };
+    let told = v1::ParticipateResponse { sender_epoch: 5, ended: Some(mark), body: None };
+    stage.session.tell_whole(told).await;
+    stage.session.decide(&ended, v1::Decision::Commit).await;
+    stage.session.decide(&ended, v1::Decision::CommitOnePhase).await;
+    stage.session.decide(&ended, v1::Decision::Rollback).await;
+    // In memory: not late, whatever the mark says. And an exception is not passed.
+    stage.session.prepare(&other_id).await;
+    let vote = stage.session.vote().await;
+    assert_eq!((id(vote.branch.as_ref()), vote.ballot()), (other_id, v1::Ballot::Commit));
+    let excepted = BranchId { gtrid: gtrid(3), ..ended };
+    stage.session.decide(&excepted, v1::Decision::Commit).await;
+    assert_eq!(id(stage.session.acknowledged().await.branch.as_ref()), excepted);
+}
+
+#[tokio::test]
 async fn a_time_out_at_the_end_of_time_is_harmless() {
     let mut stage = Stage::set().await;
     let participant = stage.participant.clone();

@@ -5,7 +5,7 @@
 //! conversions to and from the protocol's own types live with those who speak the wire.
 
 /// Messages and services of package `unanimous.v1`.
-#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::too_many_lines)]
 pub mod v1 {
     tonic::include_proto!("unanimous.v1");
 }

@@ -17,7 +17,6 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use unanimous_core::Record;
 use unanimous_core::coordinator::Recovered;
-use unanimous_recovery::LogKind;
 use unanimous_sdk::{Client, CommitError, Gtrid};
 
 mod bank {
@@ -132,7 +131,7 @@ impl World {
 fn committed(dir: &Path) -> BTreeSet<Gtrid> {
     let mut committed = BTreeSet::new();
     let mut recovered = Recovered::default();
-    for stored in unanimous_recovery::read_records(dir, LogKind::Coordinator).unwrap() {
+    for stored in unanimous_recovery::read_records(dir).unwrap() {
         let record = unanimous_recovery::codec::decode_record(&stored.bytes).unwrap();
         if let Record::Commit { gtrid, .. } = &record {
             committed.insert(*gtrid);

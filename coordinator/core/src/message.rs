@@ -211,6 +211,8 @@ pub struct Route {
     pub resource: ResourceId,
     /// ... this process if it is there.
     pub instance: Option<InstanceId>,
+    /// Only this process: another one could not do what is asked, and would have to guess.
+    pub holder_only: bool,
 }
 
 /// What the coordinator says to a branch.

@@ -327,6 +327,11 @@ impl Participant {
     }
 
     fn on_told(&mut self, sender: Owner, id: BranchId, order: Order) {
+        // Changes nothing, and must not fence: a life that only asks for patience may not have its
+        // epoch durable yet, and the next one may draw a lower one.
+        if matches!(order, Order::Answer(Verdict::Wait | Verdict::LeaveAlone)) {
+            return;
+        }
         let fence = self.fences.entry(sender.log).or_insert(sender.epoch);
         if *fence > sender.epoch {
             return;
@@ -454,7 +459,8 @@ impl Participant {
     }
 
     fn on_forget(&mut self, id: BranchId) {
-        match self.branches.get(&id).map(|branch| (branch.state, branch.running.is_some())) {
+        let busy = |branch: &Branch| branch.running.is_some() || branch.again.is_some();
+        match self.branches.get(&id).map(|branch| (branch.state, busy(branch))) {
             Some((State::Heuristic(_), false)) => self.call(id, Call::Forget),
             Some((State::Heuristic(_), true)) => {}
             _ => self.acknowledge(id, Done::Forgotten, String::new()),
@@ -618,15 +624,11 @@ impl Participant {
                 (_, Some(call)) => self.call(id, call),
                 // The coordinator is silent and no vote was given: undone by its own time-out.
                 (State::Active, None) => self.undo(id),
-                (State::Prepared, None) => {
+                (state @ (State::Prepared | State::Heuristic(_)), None) => {
                     branch.tries = branch.tries.saturating_add(1);
-                    self.actions.push_back(Action::Inquire { branch: id });
-                    self.inquire_later(now, id);
+                    self.ask_or_report(now, id, state);
                 }
-                (
-                    State::Preparing | State::Committing | State::RollingBack | State::Heuristic(_),
-                    None,
-                ) => {}
+                (State::Preparing | State::Committing | State::RollingBack, None) => {}
             }
         }
     }

@@ -311,10 +311,8 @@ fn action_words(action: &Action) -> String {
 fn messages_of_an_older_epoch_are_ignored() {
     let mut participant = branch_in("Prepared");
     let newer = Owner { epoch: OWNER.epoch + 1, ..OWNER };
-    participant.handle(
-        Millis(0),
-        Did::Told { sender: newer, branch: id(), order: Order::Answer(Verdict::Wait) },
-    );
+    participant.handle(Millis(0), Did::Told { sender: newer, branch: id(), order: Order::Prepare });
+    assert!(participant.poll().is_some(), "it repeats its vote");
     participant.handle(Millis(0), told(commit_order()));
     assert_eq!(participant.state(&id()), Some(BranchState::Prepared));
     assert_eq!(participant.poll(), None);

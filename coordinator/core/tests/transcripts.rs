@@ -145,6 +145,18 @@ fn one_phase() {
 }
 
 #[test]
+fn one_phase_without_an_answer() {
+    let mut s =
+        Script::new("The process that holds the work is away: only later are its peers asked.");
+    s.begin().enlist(1).commit(Some(1), Wait::Decided);
+    for _ in 0..6 {
+        s.next_deadline();
+    }
+    s.done(1);
+    s.check("one_phase_silent");
+}
+
+#[test]
 fn counted_branches_differ() {
     let mut s = Script::new(
         "The client counted another number of branches: rolled back, never half committed.",

@@ -142,7 +142,8 @@ impl v1::admin_service_server::AdminService for Admin {
     }
 }
 
-/// Participants that the log names and nobody has met in this life are listed too, without an instance.
+/// Participants that the log names and nobody has met in this life are listed too, without an
+/// instance.
 fn count_pending(participants: &mut Vec<v1::Participant>, mut pending: BTreeMap<String, u64>) {
     for participant in participants.iter_mut() {
         participant.branches_pending = pending.remove(&participant.name).unwrap_or_default();
@@ -232,9 +233,8 @@ mod tests {
         assert_eq!(name(full), Ok(Name::Full(full.parse().unwrap())));
         assert_eq!(name("0aF0"), Ok(Name::Suffix(vec![0, 10, 15, 0])));
         let long = format!("{full}0");
-        let other_version = format!("02{}", &full[2..]);
-        for bad in ["", "123", "xyzw", "12 4", "1234\0", "'; --", "１２３４", &long, &other_version]
-        {
+        let later = format!("02{}", &full[2..]);
+        for bad in ["", "123", "xyzw", "12 4", "1234\0", "'; --", "１２３４", &long, &later] {
             assert!(name(bad).is_err(), "{bad:?}");
         }
     }

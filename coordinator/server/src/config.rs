@@ -6,13 +6,15 @@ use unanimous_core::Limits;
 use unanimous_core::record::DETAIL_BYTES_MAX;
 use unanimous_recovery::frame::RECORD_BYTES_MAX;
 
-/// The most one branch adds to a record: its id, names, evidence and words at their longest, and their lengths.
+/// The most one branch adds to a record: its id, names, evidence and words at their longest, and
+/// their lengths.
 const BRANCH_RECORD_BYTES_MAX: usize = 24 + 65 + 130 + 2 + 296 + 2 + DETAIL_BYTES_MAX + 3;
 /// What a record holds besides its branches: gtrid, name, decision, tag, count.
 const RECORD_HEAD_BYTES_MAX: usize = 128;
 /// Below this a hello with its in-doubt list would not fit.
 const MESSAGE_BYTES_MIN: usize = 128 << 10;
-/// gRPC's length prefix and the wire's `Welcome.message_bytes_max` have 32 bits; ours stay far below.
+/// gRPC's length prefix and the wire's `Welcome.message_bytes_max` have 32 bits; ours stay far
+/// below.
 const MESSAGE_BYTES_LIMIT: usize = 64 << 20;
 
 /// The server's configuration. [`Config::default`] is fit for production on one machine.
@@ -20,31 +22,37 @@ const MESSAGE_BYTES_LIMIT: usize = 64 << 20;
 pub struct Config {
     /// The coordinator's own limits and times.
     pub limits: Limits,
-    /// TCP connections to the session port. At the limit no more are accepted; they wait in the system's queue.
+    /// TCP connections to the session port. At the limit no more are accepted; they wait in the
+    /// system's queue.
     pub connections_max: usize,
     /// gRPC calls and streams open on one connection. At the limit the peer's HTTP/2 stack waits.
     pub streams_per_connection_max: u32,
-    /// Sessions of participants and clients together, those that have not said hello included. At the limit a new one
-    /// is told Goodbye OVERLOADED, or Closing.
+    /// Sessions of participants and clients together, those that have not said hello included. At
+    /// the limit a new one is told Goodbye OVERLOADED, or Closing.
     pub sessions_max: usize,
-    /// How long a session may take to say hello, and a connection to begin to speak HTTP/2, in milliseconds; then it
-    /// is ended.
+    /// How long a session may take to say hello, and a connection to begin to speak HTTP/2, in
+    /// milliseconds; then it is ended.
     pub hello_ms_max: u64,
-    /// Messages from all sessions that wait for the driver. At the limit a session is not read until there is room.
+    /// Messages from all sessions that wait for the driver. At the limit a session is not read
+    /// until there is room.
     pub events_queue: usize,
-    /// Messages that wait to be written to one session. At the limit messages to a participant are dropped (the
-    /// coordinator sends again), and a client, which does not read, is disconnected.
+    /// Messages that wait to be written to one session. At the limit messages to a participant are
+    /// dropped (the coordinator sends again), and a client, which does not read, is disconnected.
     pub session_queue: usize,
-    /// Calls of one client session without an answer. At the limit a call is refused with TOO_MANY_CALLS.
+    /// Calls of one client session without an answer. At the limit a call is refused with
+    /// TOO_MANY_CALLS.
     pub calls_per_client_max: usize,
-    /// Calls of all clients without an answer, those of clients that are gone included: each has a place until its
-    /// transaction ends. At the limit a call is refused with TOO_MANY_CALLS.
+    /// Calls of all clients without an answer, those of clients that are gone included: each has a
+    /// place until its transaction ends. At the limit a call is refused with TOO_MANY_CALLS.
     pub calls_max: usize,
-    /// Participants' names remembered. At the limit the names that have no session are dropped from the list.
+    /// Participants' names remembered. At the limit the names that have no session are dropped from
+    /// the list.
     pub participants_max: usize,
-    /// Length of one message, in bytes. A longer one ends its session, or fails its call with OUT_OF_RANGE.
+    /// Length of one message, in bytes. A longer one ends its session, or fails its call with
+    /// OUT_OF_RANGE.
     pub message_bytes_max: usize,
-    /// Record bytes that wait for the log. At the limit Begin is refused with LOG_BUSY; what has begun is finished.
+    /// Record bytes that wait for the log. At the limit Begin is refused with LOG_BUSY; what has
+    /// begun is finished.
     pub log_queue_bytes_max: u64,
     /// Admin queries that wait for the driver. At the limit an admin call waits.
     pub queries_queue: usize,
@@ -52,8 +60,8 @@ pub struct Config {
     pub keepalive_ms: u64,
     /// How long the sign of life may take, in milliseconds; then the connection is closed.
     pub keepalive_timeout_ms: u64,
-    /// How long a graceful stop waits for transactions that can still end, in milliseconds. The others are finished by
-    /// the next start.
+    /// How long a graceful stop waits for transactions that can still end, in milliseconds. The
+    /// others are finished by the next start.
     pub drain_ms: u64,
     /// For status: the version of the binary.
     pub version: String,
@@ -126,8 +134,9 @@ impl Config {
             let rule = format!("must be from {MESSAGE_BYTES_MIN} to {MESSAGE_BYTES_LIMIT}");
             return fail("message_bytes_max", rule);
         }
-        // So much can be answered before the client's connection has its turn: all that is queued, and by one group of
-        // the log all its open calls. A client that reads must not be taken for one that does not.
+        // So much can be answered before the client's connection has its turn: all that is queued,
+        // and by one group of the log all its open calls. A client that reads must not be taken for
+        // one that does not.
         let burst_max = self.events_queue.saturating_add(self.calls_per_client_max);
         if self.session_queue < burst_max {
             let rule = format!("at least events_queue + calls_per_client_max, {burst_max}");

@@ -1,8 +1,8 @@
 //! TCP connections: accepted up to a limit, and closable from our side.
 //!
-//! tonic's own accept loop spins when the process has no file descriptors left, and a peer that does not read its
-//! stream holds what is queued for it as long as it likes; nor does anything end a connection that never speaks
-//! HTTP/2 at all. Hence a loop and a connection of our own.
+//! tonic's own accept loop spins when the process has no file descriptors left, and a peer that
+//! does not read its stream holds what is queued for it as long as it likes; nor does anything end
+//! a connection that never speaks HTTP/2 at all. Hence a loop and a connection of our own.
 
 use crate::crash;
 use futures_util::task::AtomicWaker;
@@ -123,8 +123,8 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// Accepts connections for ever, at most `connections_max` at a time; one that has not sent its preface after
-/// `preface_max` is closed.
+/// Accepts connections for ever, at most `connections_max` at a time; one that has not sent its
+/// preface after `preface_max` is closed.
 pub(crate) fn incoming(
     listener: TcpListener,
     connections_max: usize,

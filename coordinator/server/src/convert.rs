@@ -8,8 +8,8 @@ use unanimous_core::{
 };
 use unanimous_proto::v1;
 
-/// A message that means nothing here: malformed, or of a later version. It is ignored, which is the same as losing it:
-/// its sender asks again.
+/// A message that means nothing here: malformed, or of a later version. It is ignored, which is the
+/// same as losing it: its sender asks again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hold;
 
@@ -44,7 +44,8 @@ pub(crate) fn seen_frame(wire: &v1::SeenFrame) -> Option<(Owner, FrameNumber)> {
     Some((Owner { log, epoch: wire.epoch }, FrameNumber(wire.frame)))
 }
 
-/// Evidence over its limits makes the vote a rollback: a commit without it could not be judged later.
+/// Evidence over its limits makes the vote a rollback: a commit without it could not be judged
+/// later.
 pub(crate) fn vote(wire: &v1::Vote) -> Result<Vote, Hold> {
     match wire.ballot() {
         v1::Ballot::Unspecified => Err(Hold),

@@ -1,10 +1,11 @@
-//! Where the crash sweep can kill a serving coordinator. Without the feature `crash-points` all of it is nothing.
+//! Where the crash sweep can kill a serving coordinator. Without the feature `crash-points` all of
+//! it is nothing.
 
 use std::io;
 use std::task::Poll;
 
-/// The names in this crate, in the order in which a transaction passes them. `*.after_send` is passed once the message
-/// was handed to the operating system.
+/// The names in this crate, in the order in which a transaction passes them. `*.after_send` is
+/// passed once the message was handed to the operating system.
 pub const CRASH_POINTS: &[&str] = &[
     "serve.begin.before_reply",
     "serve.enlist.before_reply",

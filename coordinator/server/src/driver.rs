@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!  sessions, unary calls --- Inbound ---+                    +--- Append ---> the log's thread
-//!  the log's thread ------- Flushed ----+---> Coordinator ---+--- Send -----> a participant's session
+//!  the log's thread ------- Flushed ----+---> Coordinator ---+--- Send -----> a participant
 //!  admin ------------------- Query -----+                    +--- Reply ----> whoever asked
 //! ```
-//! The driver never waits for anybody but these inputs: it offers messages to sessions and drops what has no room.
-//! A reply whose caller has gone is dropped too; the work it belonged to goes on.
+//! The driver never waits for anybody but these inputs: it offers messages to sessions and drops
+//! what has no room. A reply whose caller has gone is dropped too; the work it belonged to goes on.
 
 use crate::client_session::closing;
 use crate::convert;
@@ -54,7 +54,8 @@ pub(crate) struct Inputs {
     pub(crate) shutdown: Shutdown,
 }
 
-/// Who waits for a reply. The coordinator owes each exactly one, so the table is bounded by what it was asked.
+/// Who waits for a reply. The coordinator owes each exactly one, so the table is bounded by what it
+/// was asked.
 enum Caller {
     Unary(oneshot::Sender<Result<Response, Refusal>>),
     Client { session: SessionId, call: u64, gtrid: Option<Gtrid> },
@@ -270,7 +271,7 @@ impl Driver {
         if self.coordinator.log_behind() && !was_behind {
             tracing::error!(
                 %participant,
-                "it has seen more of this log than there is: the log went back in time, nothing is presumed any more"
+                "it has seen more than this log holds: it went back in time, nothing is presumed"
             );
         }
         self.inquire(now, session, in_doubt);
@@ -384,7 +385,8 @@ impl Driver {
             }
             Record::Heuristic { gtrid, decision, .. } => {
                 let outcome = self.coordinator.transaction(gtrid).map(|t| t.outcome());
-                tracing::warn!(%gtrid, ?decision, ?outcome, "heuristic: a branch did not end as decided");
+                let words = "heuristic: a branch did not end as decided";
+                tracing::warn!(%gtrid, ?decision, ?outcome, "{words}");
             }
             Record::End { .. } => crash_point("serve.end.before_append"),
             Record::Boot { .. } | Record::Matched { .. } | Record::OutcomeFloor { .. } => {}
@@ -415,7 +417,8 @@ impl Driver {
         let offered = self.registry.deliver(now, to, branch, message);
         if offered != Offered::Queued {
             // The coordinator sends again.
-            tracing::trace!(gtrid = %branch.gtrid, participant = %to.participant, ?offered, "dropped");
+            let (gtrid, participant) = (&branch.gtrid, &to.participant);
+            tracing::trace!(%gtrid, %participant, ?offered, "dropped");
         }
     }
 

@@ -1,17 +1,18 @@
 //! The Unanimous coordinator as a library: [`run`] is the whole of it.
 //!
 //! ```text
-//!  participants ==stream==> participant_session --+                +--> recovery::Writer (its own thread)
-//!  clients ======stream==> client_session --------+--> driver -----+--> registry --> participants' streams
-//!  people, scripts =call=> unary -----------------+   (the core)   +--> replies
-//!  operators =====call==> admin (its own thread) --- view ---^
+//!  participants ==stream==> participant_session --+              +--> recovery::Writer (a thread)
+//!  clients ======stream==> client_session --------+--> driver ---+--> registry --> participants
+//!  people, scripts =call=> unary -----------------+   (the core) +--> replies
+//!  operators =====call==> admin (a thread) ------- view ---^
 //! ```
-//! Reading order: [`Config`] (what bounds it), `serve` (start and stop), `session` (what sessions share),
-//! `participant_session`, `client_session`, `unary`, `driver` (the loop), `registry` (who gets a message), `view` and
-//! `admin` (what operators see), `convert` and `refusal` (the wire).
+//! Reading order: [`Config`] (what bounds it), `serve` (start and stop), `session` (what sessions
+//! share), `participant_session`, `client_session`, `unary`, `driver` (the loop), `registry` (who
+//! gets a message), `view` and `admin` (what operators see), `convert` and `refusal` (the wire).
 //!
-//! What this crate is *not*: it decides nothing (that is `unanimous-core`), stores nothing (`unanimous-recovery`), and
-//! holds no lock on a transaction: sessions deliver or drop, the core sends again.
+//! What this crate is *not*: it decides nothing (that is `unanimous-core`), stores nothing
+//! (`unanimous-recovery`), and holds no lock on a transaction: sessions deliver or drop, the core
+//! sends again.
 
 mod admin;
 mod client_session;

@@ -1,4 +1,5 @@
-//! Participants' sessions: the hello and every later message are checked here and handed to the driver.
+//! Participants' sessions: the hello and every later message are checked here and handed to the
+//! driver.
 
 use crate::convert::{self, Hold};
 use crate::session::{
@@ -102,7 +103,8 @@ pub(crate) fn goodbye(
     v1::ParticipateResponse { sender_epoch, ended: None, body: Some(body) }
 }
 
-/// The well-formed ones of a message's branches, as far as the limit goes; the others can be asked about again.
+/// The well-formed ones of a message's branches, as far as the limit goes; the others can be asked
+/// about again.
 fn branches(gate: &Gate, session: SessionId, peer: &Peer, wire: &[v1::BranchRef]) -> Vec<BranchId> {
     if wire.len() > BRANCHES_PER_MESSAGE_MAX {
         gate.ignore(session, peer.name.as_str(), "branches beyond the limit");

@@ -69,7 +69,8 @@ impl Registry {
         }
     }
 
-    /// Takes in a session and welcomes it. An older session of the same instance is told that it is replaced.
+    /// Takes in a session and welcomes it. An older session of the same instance is told that it is
+    /// replaced.
     pub(crate) fn open(&mut self, now: Millis, opened: ParticipantOpened) {
         let ParticipantOpened { session, name, instance, sdk, resources, outbound, .. } = opened;
         tracing::info!(participant = %name, %instance, ?sdk, "participant connected");
@@ -103,7 +104,8 @@ impl Registry {
         self.gone.remove(&name);
     }
 
-    /// Forgets a session, after some last words if there are any. False: it was no participant's, or replaced.
+    /// Forgets a session, after some last words if there are any. False: it was no participant's,
+    /// or replaced.
     pub(crate) fn close(
         &mut self,
         now: Millis,
@@ -139,7 +141,8 @@ impl Registry {
         }
     }
 
-    /// Queues a message for the route's instance, or any other session that reaches the resource.
+    /// Queues a message for the route's instance, or, unless it is for that one only, any other
+    /// session that reaches the resource.
     pub(crate) fn deliver(
         &mut self,
         now: Millis,
@@ -152,9 +155,8 @@ impl Registry {
         let holder = sessions
             .iter()
             .position(|session| Some(session.instance) == to.instance && reaches(session));
-        let Some(at) = holder.or_else(|| sessions.iter().position(reaches)) else {
-            return Offered::Gone;
-        };
+        let other = || sessions.iter().position(reaches).filter(|_| !to.holder_only);
+        let Some(at) = holder.or_else(other) else { return Offered::Gone };
         let mark = (self.mark_version, self.mark.as_ref());
         let body = convert::message(branch, message);
         tell(&mut sessions[at], now, self.owner.epoch, mark, Some(body))

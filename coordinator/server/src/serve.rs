@@ -33,9 +33,10 @@ use unanimous_recovery::{AppendError, Flushed, LogFailed, OpenError, OpenedLog, 
 const EXIT_LOG_FAILED: i32 = 12;
 /// HTTP/2 flow-control window of a stream: many messages must not wait for it.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// And of a connection. h2 (0.4.16 and later) ends a connection with ENHANCE_YOUR_CALM when small frames that nobody
-/// has read yet cost more than half of this, at 256 bytes less their length each. Ours are small, and a session that
-/// waits for the driver is not read: its own window must be full long before.
+/// And of a connection. h2 (0.4.16 and later) ends a connection with ENHANCE_YOUR_CALM when small
+/// frames that nobody has read yet cost more than half of this, at 256 bytes less their length
+/// each. Ours are small, and a session that waits for the driver is not read: its own window must
+/// be full long before.
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// How long connections may take to end after their sessions have been ended.
 const CLOSE_CONNECTIONS_MAX: Duration = Duration::from_secs(1);
@@ -66,7 +67,8 @@ pub enum ServeError {
         /// What is wrong with it.
         error: CodecError,
     },
-    /// The log did not take a record. What was decided before is durable or will be found at the next start.
+    /// The log did not take a record. What was decided before is durable or will be found at the
+    /// next start.
     #[error("appending to the log: {0}")]
     Append(#[from] AppendError),
     /// The log could not be closed cleanly. Nothing acknowledged is lost.
@@ -92,13 +94,16 @@ fn io_error(doing: &'static str) -> impl FnOnce(io::Error) -> ServeError {
     move |error| ServeError::Io { doing, error }
 }
 
-/// Serves until `shutdown` asks to stop; blocks the calling thread, which must not be one of an async runtime.
+/// Serves until `shutdown` asks to stop; blocks the calling thread, which must not be one of an
+/// async runtime.
 ///
-/// The core and all sessions run on this thread, the admin service on one of its own. On `Ok` the log is closed and
-/// marked clean. If the log cannot be written the *process* ends with exit code 12: nothing may be sent after that.
+/// The core and all sessions run on this thread, the admin service on one of its own. On `Ok` the
+/// log is closed and marked clean. If the log cannot be written the *process* ends with exit code
+/// 12: nothing may be sent after that.
 ///
 /// # Errors
-/// See [`ServeError`]. After an error the log is not marked clean; what was acknowledged is durable all the same.
+/// See [`ServeError`]. After an error the log is not marked clean; what was acknowledged is durable
+/// all the same.
 pub fn run(
     config: Config,
     listeners: Listeners,
@@ -274,7 +279,8 @@ async fn report_stage(health: &HealthReporter, stage: Stage) {
     }
 }
 
-/// The admin service's port, on a thread with a runtime of its own: a heavy list never takes the sessions' time.
+/// The admin service's port, on a thread with a runtime of its own: a heavy list never takes the
+/// sessions' time.
 struct AdminPort {
     config: Config,
     queries: mpsc::Sender<Query>,

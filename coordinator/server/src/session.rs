@@ -1,8 +1,10 @@
-//! What both kinds of session share: their number, what they tell the driver, and how the driver writes to them.
+//! What both kinds of session share: their number, what they tell the driver, and how the driver
+//! writes to them.
 //!
-//! A session is two halves. The reading half is a task: it checks what comes in and hands it to the driver through
-//! one bounded queue; when the queue is full it stops reading, and only its own peer waits. The writing half is a
-//! bounded queue that the driver fills without ever waiting, so the two can never block each other.
+//! A session is two halves. The reading half is a task: it checks what comes in and hands it to the
+//! driver through one bounded queue; when the queue is full it stops reading, and only its own peer
+//! waits. The writing half is a bounded queue that the driver fills without ever waiting, so the
+//! two can never block each other.
 
 use crate::config::Config;
 use crate::connection::Kill;
@@ -79,7 +81,8 @@ pub(crate) struct ClientOpened {
 /// What is written to a session's stream.
 pub(crate) type Outgoing<T> = ReceiverStream<Result<T, Status>>;
 
-/// The writing half of a session. Dropping it ends the stream, after what is queued, and the reading half.
+/// The writing half of a session. Dropping it ends the stream, after what is queued, and the
+/// reading half.
 #[derive(Debug)]
 pub(crate) struct Outbound<T> {
     queue: mpsc::Sender<Result<T, Status>>,
@@ -98,7 +101,8 @@ impl<T> Outbound<T> {
         }
     }
 
-    /// Closes the whole connection: what is queued for a peer that does not read must not stay in memory.
+    /// Closes the whole connection: what is queued for a peer that does not read must not stay in
+    /// memory.
     pub(crate) fn disconnect(self) {
         self.kill.kill();
     }
@@ -214,7 +218,8 @@ pub(crate) fn link<T>(
     (Outbound { queue, kill, _held: held }, ended)
 }
 
-/// Reads a session to its end. `hear` turns a message into what the driver is told; `None`: nothing.
+/// Reads a session to its end. `hear` turns a message into what the driver is told; `None`:
+/// nothing.
 pub(crate) async fn read<Req>(
     gate: &Gate,
     session: SessionId,

@@ -32,7 +32,8 @@ pub fn shutdown() -> (ShutdownHandle, Shutdown) {
 }
 
 impl ShutdownHandle {
-    /// Asks for a graceful stop; the second request asks to stop at once. Either way the log is closed cleanly.
+    /// Asks for a graceful stop; the second request asks to stop at once. Either way the log is
+    /// closed cleanly.
     pub fn request(&self) {
         self.asked.send_modify(|asked| {
             *asked = if *asked == Asked::Nothing { Asked::Graceful } else { Asked::AtOnce };

@@ -1,6 +1,8 @@
-//! `TransactionService`: the same events as a client's session, one call each, for people and scripts.
+//! `TransactionService`: the same events as a client's session, one call each, for people and
+//! scripts.
 //!
-//! A handler sends the event and waits for the reply. If its caller goes, the work goes on: the driver finds nobody.
+//! A handler sends the event and waits for the reply. If its caller goes, the work goes on: the
+//! driver finds nobody.
 
 use crate::client_session::{begin_named, commit};
 use crate::convert;

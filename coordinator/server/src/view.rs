@@ -1,4 +1,5 @@
-//! What admin calls see of the core: read in bounded pieces between events, so that no list ever delays a commit.
+//! What admin calls see of the core: read in bounded pieces between events, so that no list ever
+//! delays a commit.
 
 use crate::driver::Driver;
 use crate::registry::{Connected, Gone};
@@ -18,7 +19,8 @@ pub(crate) const SCAN_MAX: usize = 2_000;
 /// A question to the driver. Who asks waits for the answer, or has gone.
 #[derive(Debug)]
 pub(crate) enum Query {
-    /// The numbers that need no walk over the table, and of the same moment its first piece: all, in most cases.
+    /// The numbers that need no walk over the table, and of the same moment its first piece: all,
+    /// in most cases.
     Status(oneshot::Sender<(v1::GetStatusResponse, Scanned)>),
     /// The next piece of the table.
     Scan(Scan, oneshot::Sender<Scanned>),

@@ -1,4 +1,5 @@
-//! reliability.md B-03: bytes that are no message, or nearly one, on every call. No panic; everybody else goes on.
+//! reliability.md B-03: bytes that are no message, or nearly one, on every call. No panic;
+//! everybody else goes on.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 

@@ -1,4 +1,5 @@
-//! Bad input over real streams: a clear answer or silence, never a panic, and everybody else goes on.
+//! Bad input over real streams: a clear answer or silence, never a panic, and everybody else goes
+//! on.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -75,7 +76,8 @@ async fn who_never_says_hello_is_ended() {
     server.stop().await;
 }
 
-/// common.proto: what is not understood means hold. The stream lives, nothing changes, and it is counted.
+/// common.proto: what is not understood means hold. The stream lives, nothing changes, and it is
+/// counted.
 #[tokio::test]
 async fn malformed_and_unknown_messages_are_ignored_and_counted() {
     let dir = tempfile::tempdir().unwrap();
@@ -189,7 +191,8 @@ async fn a_vote_from_a_session_that_does_not_own_the_branch_changes_nothing() {
     let (mut a, mut b) = (server.participant("bank-a").await, server.participant("bank-b").await);
     let mut thief = Participant::dial(&server, "thief").await;
     let hello = thief.a_hello();
-    // It even declares the same resource id: the number in the bqual is made with the participant's name.
+    // It even declares the same resource id: the number in the bqual is made with the participant's
+    // name.
     let resources = vec![v1::Resource { resource_id: resource_id("bank-a"), kind: String::new() }];
     thief.tell(Tell::Hello(v1::Hello { resources, ..hello })).await;
     assert!(matches!(thief.hear().await, Told::Welcome(_)));
@@ -440,7 +443,8 @@ async fn a_client_that_never_reads_is_disconnected() {
     let mut watch = watch_health(channel.clone()).await;
     assert!(next(&mut watch).await.unwrap().is_some());
     let mut client = server.client_over(channel).await;
-    // Its window is full at some point, then its queue; the connection goes then, and the sender hears of it.
+    // Its window is full at some point, then its queue; the connection goes then, and the sender
+    // hears of it.
     let flood = async {
         let mut call = 0;
         while client.offer(call, refused()).await {
@@ -464,7 +468,8 @@ async fn a_client_that_reads_is_never_taken_for_one_that_does_not() {
     let calls = 20_000;
     let sending = tokio::spawn(async move {
         for call in 1..=calls {
-            let request = v1::TransactRequest { call, body: Some(refused()) };
+            let tiny = Ask::Rollback(v1::Rollback::default());
+            let request = v1::TransactRequest { call, body: Some(tiny) };
             to.send(request).await.unwrap();
         }
         to

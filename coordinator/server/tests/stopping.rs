@@ -1,4 +1,5 @@
-//! Graceful stop: what has begun may end, nothing new begins, sessions are ended from our side, the log is clean.
+//! Graceful stop: what has begun may end, nothing new begins, sessions are ended from our side, the
+//! log is clean.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -52,7 +53,8 @@ async fn a_graceful_stop_finishes_what_has_begun() {
     assert!(is_clean(dir.path()));
 }
 
-/// What cannot end (its participant is away) does not hold up the stop, and is finished by the next start.
+/// What cannot end (its participant is away) does not hold up the stop, and is finished by the next
+/// start.
 #[tokio::test]
 async fn a_stop_does_not_wait_for_who_is_away() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! Whole transactions over real streams: commit, rollback, one phase, callers that go away, restarts.
+//! Whole transactions over real streams: commit, rollback, one phase, callers that go away,
+//! restarts.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -119,7 +120,8 @@ async fn people_commit_with_unary_calls() {
     server.stop().await;
 }
 
-/// reliability.md C-10: the work is not tied to the life of the call or the session that asked for it.
+/// reliability.md C-10: the work is not tied to the life of the call or the session that asked for
+/// it.
 #[tokio::test]
 async fn a_commit_goes_on_when_its_client_has_gone() {
     let dir = tempfile::tempdir().unwrap();
@@ -157,7 +159,8 @@ async fn a_commit_goes_on_when_its_client_has_gone() {
     server.stop().await;
 }
 
-/// reliability.md C-08, C-11: an unfinished commit is driven by the next life, to those who have not acknowledged.
+/// reliability.md C-08, C-11: an unfinished commit is driven by the next life, to those who have
+/// not acknowledged.
 #[tokio::test]
 async fn a_restart_finishes_what_was_decided() {
     let dir = tempfile::tempdir().unwrap();
@@ -226,7 +229,8 @@ async fn a_restart_finishes_what_was_decided() {
     server.stop().await;
 }
 
-/// What was not decided before a restart is presumed rolled back, and an unknown outcome is never invented.
+/// What was not decided before a restart is presumed rolled back, and an unknown outcome is never
+/// invented.
 #[tokio::test]
 async fn a_restart_presumes_rollback_only_where_it_may() {
     let dir = tempfile::tempdir().unwrap();
@@ -253,7 +257,8 @@ async fn a_restart_presumes_rollback_only_where_it_may() {
         Told::Answer(answer) => assert_eq!(answer.verdict(), v1::Verdict::Rollback),
         other => panic!("{other:?}"),
     }
-    // A log that ends before what this participant has seen went back in time: nothing is presumed any more.
+    // A log that ends before what this participant has seen went back in time: nothing is presumed
+    // any more.
     let mut b = Participant::dial(&server, "bank-b").await;
     let owner = a.owner.unwrap();
     let seen = v1::SeenFrame {
@@ -331,8 +336,8 @@ async fn a_heuristic_result_is_recorded_listed_and_forgotten_by_the_participant(
     server.stop().await;
 }
 
-/// Two instances of one participant: the work's own instance is asked to prepare; when it has gone, another one that
-/// reaches the resource is told the decision.
+/// Two instances of one participant: the work's own instance is asked to prepare; when it has gone,
+/// another one that reaches the resource is told the decision.
 #[tokio::test]
 async fn prepare_goes_to_the_instance_and_phase_two_to_any() {
     let dir = tempfile::tempdir().unwrap();
@@ -398,7 +403,8 @@ async fn the_ended_mark_reaches_participants_after_the_end() {
     server.stop().await;
 }
 
-/// reliability.md O-05, in small: what is asked in bulk is answered in full, and others are served meanwhile.
+/// reliability.md O-05, in small: what is asked in bulk is answered in full, and others are served
+/// meanwhile.
 #[tokio::test]
 async fn many_inquiries_are_all_answered() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
 //! What the log of accounts keeps. Marks: **F** forced, **L** lazy.
 
+use crate::mark::passes_parts;
 use serde::{Deserialize, Serialize};
 use unanimous_core::coordinator::EndedMark;
 use unanimous_core::{BranchId, Gtrid, LogId};
@@ -38,9 +39,7 @@ pub(super) struct Mark {
 impl Mark {
     /// Whether the transaction had ended durably when the mark was made.
     pub(super) fn covers(&self, gtrid: &Gtrid) -> bool {
-        gtrid.owner().log == self.log
-            && (gtrid.owner().epoch, gtrid.sequence()) <= (self.epoch, self.sequence)
-            && !self.exceptions.contains(gtrid)
+        passes_parts(self.log, (self.epoch, self.sequence), &self.exceptions, gtrid)
     }
 }
 

@@ -12,6 +12,7 @@ mod joins;
 pub(crate) use joins::{Joining, Left};
 
 use crate::crash::crash_point;
+use crate::mark::passes;
 use crate::participant::JoinError;
 use crate::resource::{AnyResource, Prepared};
 use crate::session::{Session, SessionEvent, Wire};
@@ -19,6 +20,7 @@ use crate::{PROTOCOL_VERSION, SDK, wire};
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use joins::{Joins, Wish};
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +32,7 @@ use tonic::{Status, Streaming};
 use unanimous_core::coordinator::EndedMark;
 use unanimous_core::message::{Answer, Verdict};
 use unanimous_core::participant::{self as core, Call, Event, Order, Returned, State, Times};
-use unanimous_core::{BranchId, Decision, Millis, Owner, ParticipantName, ResourceId};
+use unanimous_core::{BranchId, Decision, LogId, Millis, Owner, ParticipantName, ResourceId};
 use unanimous_proto::v1;
 use v1::participant_service_client::ParticipantServiceClient;
 use v1::participate_request::Body as Say;
@@ -118,6 +120,8 @@ pub(crate) struct Runner {
     session: Session<ParticipantWire>,
     calls: FuturesUnordered<BoxFuture<'static, (BranchId, Returned)>>,
     inquiries: Vec<v1::BranchRef>,
+    /// The last ended mark of each coordinator's log.
+    marks: BTreeMap<LogId, EndedMark>,
     inbox: mpsc::Receiver<Command>,
     lefts: mpsc::UnboundedReceiver<Left>,
     started: Instant,
@@ -144,6 +148,7 @@ impl Runner {
             session: Session::new(setup.endpoint, setup.session_queue_max, seed),
             calls: FuturesUnordered::new(),
             inquiries: Vec::new(),
+            marks: BTreeMap::new(),
             inbox,
             lefts,
             started: Instant::now(),
@@ -400,7 +405,7 @@ impl Runner {
     fn on_message(&mut self, message: v1::ParticipateResponse) {
         let Some(coordinator) = self.session.coordinator() else { return };
         if let Some(mark) = message.ended.as_ref().and_then(wire::ended_mark) {
-            self.on_ended(&mark);
+            self.on_ended(mark);
         }
         let sender = Owner { log: coordinator.log, epoch: message.sender_epoch };
         match message.body {
@@ -422,16 +427,30 @@ impl Runner {
         }
     }
 
-    fn on_ended(&self, mark: &EndedMark) {
+    fn on_ended(&mut self, mark: EndedMark) {
         for registered in &self.resources {
-            registered.resource.ended(mark);
+            registered.resource.ended(&mark);
         }
+        self.marks.insert(mark.log, mark);
+    }
+
+    /// Whether a message is a late repeat: its transaction has ended durably, and the proof of its
+    /// branch, with which alone it could be answered, may be gone. Nobody waits for the answer.
+    fn is_late(&self, branch: &BranchId, order: &Order) -> bool {
+        let passed = |mark| passes(mark, &branch.gtrid);
+        *order != Order::Forget
+            && self.core.state(branch).is_none()
+            && self.marks.get(&branch.gtrid.owner().log).is_some_and(passed)
     }
 
     fn on_told(&mut self, sender: Owner, branch: BranchId, order: Order) {
         if self.registered(&branch).is_none() {
             tracing::warn!(gtrid = %branch.gtrid, bqual = %branch.bqual,
                 "a message about no resource of this participant was ignored");
+            return;
+        }
+        if self.is_late(&branch, &order) {
+            tracing::debug!(gtrid = %branch.gtrid, "a message about an ended branch was ignored");
             return;
         }
         match &order {

@@ -1,5 +1,5 @@
-//! AC3: commit only if all voted yes (read-only counts as yes), and phase two goes to exactly those
-//! that prepared.
+//! AC3: commit only if all voted yes (read-only counts as yes), phase two goes to exactly those
+//! that prepared, and all are as many as the client counted.
 
 use super::{Fact, Invariant, Ledger, silent_at_rest};
 use unanimous_core::Record;
@@ -18,7 +18,13 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
     {
         return Some(format!("{gtrid} commits branch {}, which never enlisted", stranger.bqual));
     }
-    transaction.branches.iter().filter(|branch| branch.enlisted).find_map(|branch| {
+    let enlisted = transaction.branches.iter().filter(|branch| branch.enlisted);
+    let count = enlisted.clone().count();
+    if let Some(counted) = transaction.branches_counted.filter(|n| usize::try_from(*n) != Ok(count))
+    {
+        return Some(format!("{gtrid} commits {count} branches, and its client counted {counted}"));
+    }
+    enlisted.into_iter().find_map(|branch| {
         let named = branches.iter().any(|named| named.bqual == branch.bqual);
         let fits = if named { branch.voted_commit } else { branch.voted_read_only };
         (!fits).then(|| {

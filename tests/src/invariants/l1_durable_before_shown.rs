@@ -13,7 +13,10 @@ pub(super) const INVARIANT: Invariant = Invariant {
 fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
     match fact {
         Fact::Told(id, Decision::Commit) => {
-            let durable = ledger.transaction(&id.gtrid)?.commit_durable.is_some();
+            let transaction = ledger.transaction(&id.gtrid)?;
+            // A late question about a one-phase commit is answered to whom has committed it.
+            let durable = transaction.commit_durable.is_some()
+                || transaction.branch(&id.bqual)?.ended == Some(BranchResult::Committed);
             (!durable).then(|| format!("branch {id} is told commit without a durable record"))
         }
         Fact::Answered(gtrid, Outcome::Committed) => {

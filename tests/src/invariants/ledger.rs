@@ -26,6 +26,8 @@ pub struct Transaction {
     pub branches: Vec<Branch>,
     /// A client asked for the commit.
     pub commit_asked: bool,
+    /// How many branches its client counted, if it said so.
+    pub branches_counted: Option<u32>,
     /// The branches its Commit record names, while the log's answer is open.
     pub commit_handed: Option<Vec<Bqual>>,
     /// The branches its durable Commit record names.
@@ -97,6 +99,7 @@ impl Transaction {
             gtrid,
             branches: Vec::new(),
             commit_asked: false,
+            branches_counted: None,
             commit_handed: None,
             commit_durable: None,
             end_durable: false,
@@ -181,9 +184,10 @@ impl Ledger {
                 Decision::Commit => branch.told_commit = true,
                 Decision::Rollback => branch.told_rollback = true,
             }),
-            Fact::CommitAsked(gtrid) => {
+            Fact::CommitAsked(gtrid, counted) => {
                 if let Some(transaction) = self.transaction_mut(gtrid) {
                     transaction.commit_asked = true;
+                    transaction.branches_counted = *counted;
                 }
             }
             Fact::Handed(record) => self.note_handed(record),

@@ -56,8 +56,8 @@ pub enum Fact<'a> {
     Forgotten(BranchId),
     /// A participant sends an acknowledgement.
     Acknowledged(BranchId, Done),
-    /// A client has asked for the commit.
-    CommitAsked(Gtrid),
+    /// A client has asked for the commit, and may have said how many branches it counted.
+    CommitAsked(Gtrid, Option<u32>),
     /// The coordinator has handed a record to its log, whose answer is open.
     Handed(&'a Record),
     /// A record is on the coordinator's platter.

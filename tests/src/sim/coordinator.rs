@@ -362,7 +362,7 @@ impl World {
                 (None, Request::Begin { name: TransactionName::empty(), timeout_ms })
             }
             Call::Commit { gtrid, expected_branches, wait } => {
-                self.fact(&Fact::CommitAsked(gtrid));
+                self.fact(&Fact::CommitAsked(gtrid, expected_branches));
                 (Some(gtrid), Request::Commit { gtrid, expected_branches, wait })
             }
             Call::Rollback { gtrid } => (Some(gtrid), Request::Rollback { gtrid }),

@@ -19,7 +19,7 @@
 //! process. Those are tried with real processes.
 //!
 //! To reproduce a failure: `sim --seed N --schedules 1 --trace`. To add a fault: a rate in `swarm`,
-//! its place in `faults` or `network`, and a line in [`World::heal`](world::World).
+//! its place in `faults` or `network`, and a line in `World::heal`.
 
 mod bank;
 mod client;

@@ -95,6 +95,8 @@ pub struct Swarm {
     pub resource_retry: u64,
     /// A client dies, per answer it gets.
     pub kill_client: u64,
+    /// A client ends a transaction without waiting for the last piece of work.
+    pub client_hurries: u64,
     /// A client asks for a rollback instead of the commit.
     pub client_rolls_back: u64,
     /// A participant votes when the work ends.
@@ -173,6 +175,7 @@ impl Swarm {
             fail_sync,
             resource_retry,
             kill_client,
+            client_hurries: if faultless { 0 } else { random.pick(&[0, 0, 300]) },
             client_rolls_back: random.pick(&[0, 50, 200]),
             early_vote: random.pick(&[0, 0, 0, 500, 1_000]),
             fail_work,

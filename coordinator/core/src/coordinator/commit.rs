@@ -3,7 +3,7 @@
 use super::table::BranchState;
 use super::{Awaited, Coordinator, State};
 use crate::id::{BranchId, Gtrid, ParticipantName, ResourceId};
-use crate::message::{Answer, Ending, Response, RollbackCause, Vote, Wait};
+use crate::message::{Answer, Done, Ending, Response, RollbackCause, Vote, Wait};
 use crate::record::{DETAIL_BYTES_MAX, Record, cut};
 use crate::tally::{Ballot, Tally, tally};
 use crate::{CallerId, FrameNumber, Lsn, Millis, Outcome};
@@ -114,6 +114,9 @@ impl Coordinator {
             }
             (None, Answer::Acknowledged { done, detail }) => {
                 self.on_acknowledged_without_record(now, from, resource, id, done, &detail);
+            }
+            (Some(false), Answer::Acknowledged { done: Done::Heuristic(result), detail }) => {
+                self.on_heuristic_of_unnamed(now, from, resource, id, result, &detail);
             }
             (Some(false), _) | (None, Answer::Voted(_)) => self.counters.unexpected += 1,
         }

@@ -101,7 +101,7 @@ impl Coordinator {
         let Some(transaction) = self.transactions.get_mut(&id.gtrid) else { return };
         let Some(branch) = transaction.branch_mut(&id.bqual) else { return };
         branch.forget_pending = false;
-        let to = route(branch);
+        let to = branch.route();
         let record = Record::Matched { gtrid: id.gtrid, bqual: id.bqual, result };
         let lsn = self.append(record, false);
         self.awaited.insert(lsn, Awaited::Matched(to, id));
@@ -158,7 +158,24 @@ impl Coordinator {
         let Some(transaction) = self.transactions.get_mut(&id.gtrid) else { return };
         let durable = transaction.heuristic_pending.is_none();
         let state = transaction.state;
+        let decided = match transaction.decision() {
+            Decision::Commit => BranchResult::Committed,
+            Decision::Rollback => BranchResult::RolledBack,
+        };
         let Some(branch) = transaction.branch_mut(&id.bqual) else { return };
+        let matched = branch.result == Some(decided) && told == known;
+        if matched {
+            // Its note must be durable before it forgets, or a restart would ask a branch that
+            // knows nothing.
+            let noted = self
+                .awaited
+                .values()
+                .any(|awaited| matches!(awaited, Awaited::Matched(_, noted) if *noted == id));
+            if !noted {
+                self.log_matched(id, told);
+            }
+            return;
+        }
         let result = match (known, told) {
             (known, told) if known == told || told == BranchResult::Hazard => {
                 if durable {
@@ -326,6 +343,37 @@ impl Coordinator {
         });
     }
 
+    /// A presumed rollback has no list of branches: each that decided alone is added when it says
+    /// so.
+    pub(super) fn on_heuristic_of_unnamed(
+        &mut self,
+        now: Millis,
+        from: ParticipantName,
+        resource: ResourceId,
+        id: BranchId,
+        result: BranchResult,
+        detail: &str,
+    ) {
+        let branches_max = self.limits.branches_max;
+        let Some(transaction) = self.transactions.get_mut(&id.gtrid) else { return };
+        let presumed = transaction.cause == Some(RollbackCause::Presumed)
+            && matches!(transaction.state, State::RollingBack | State::Heuristic);
+        let room = transaction.branches.len() < branches_max;
+        let named = transaction.branch(&id.bqual).is_some();
+        if !presumed || !room || named || result == BranchResult::Hazard {
+            self.counters.unexpected += 1;
+            return;
+        }
+        transaction.branches.push(alone(from, resource, id, result, detail));
+        transaction.version += 1;
+        self.take_result(now, id);
+    }
+
+    fn above_floor(&self, gtrid: &Gtrid) -> bool {
+        let place = (gtrid.owner().epoch, gtrid.sequence());
+        gtrid.owner().log != self.owner.log || self.outcome_floor.is_none_or(|floor| place > floor)
+    }
+
     /// A late answer to a transaction that is not in the table. Only a branch that decided alone
     /// matters: if that contradicts the outcome it is recorded now, and nothing is invented where
     /// the outcome is not known.
@@ -339,6 +387,12 @@ impl Coordinator {
         detail: &str,
     ) {
         let Done::Heuristic(result) = done else { return };
+        // Without a record every branch of phase two has acknowledged: a late repeat of the commit
+        // met a resource that has dropped its proof. It knows nothing, and nothing follows from it.
+        if result == BranchResult::Hazard {
+            self.counters.unexpected += 1;
+            return;
+        }
         let remembered = self.outcomes.get(&id.gtrid);
         let decision = match remembered {
             Some(remembered) if remembered.outcome == Outcome::Committed => {
@@ -346,6 +400,11 @@ impl Coordinator {
                 if named { Decision::Commit } else { Decision::Rollback }
             }
             Some(_) => Decision::Rollback,
+            // At or below the floor the outcome is not known any more: nothing to compare with.
+            None if !self.above_floor(&id.gtrid) => {
+                self.counters.unexpected += 1;
+                return;
+            }
             None if presume::rollback_for_participant(
                 &self.standing(),
                 &id.gtrid,
@@ -359,19 +418,7 @@ impl Coordinator {
                 return;
             }
         };
-        let branch = Branch {
-            bqual: id.bqual,
-            participant: from,
-            resource,
-            instance: None,
-            inquires: true,
-            ballot: Ballot::Commit,
-            evidence: None,
-            result: Some(result),
-            detail: cut(detail, DETAIL_BYTES_MAX).to_owned(),
-            forget_pending: true,
-            left_to_ask: false,
-        };
+        let branch = alone(from, resource, id, result, detail);
         let matches = matches!(
             (decision, result),
             (Decision::Commit, BranchResult::Committed)
@@ -380,7 +427,7 @@ impl Coordinator {
         if matches {
             let record = Record::Matched { gtrid: id.gtrid, bqual: id.bqual, result };
             let lsn = self.append(record, false);
-            self.awaited.insert(lsn, Awaited::Matched(route(&branch), id));
+            self.awaited.insert(lsn, Awaited::Matched(branch.route(), id));
             return;
         }
         // It will report again; the table stays bounded whatever a participant claims.
@@ -404,11 +451,25 @@ impl Coordinator {
     }
 }
 
-fn route(branch: &Branch) -> Route {
-    Route {
-        participant: branch.participant.clone(),
-        resource: branch.resource.clone(),
-        instance: branch.instance,
+fn alone(
+    participant: ParticipantName,
+    resource: ResourceId,
+    id: BranchId,
+    result: BranchResult,
+    detail: &str,
+) -> Branch {
+    Branch {
+        bqual: id.bqual,
+        participant,
+        resource,
+        instance: None,
+        inquires: true,
+        ballot: Ballot::Commit,
+        evidence: None,
+        result: Some(result),
+        detail: cut(detail, DETAIL_BYTES_MAX).to_owned(),
+        forget_pending: true,
+        left_to_ask: false,
     }
 }
 

@@ -53,6 +53,9 @@ pub struct Limits {
     /// How often a forget is sent; a participant that still reports its heuristic result gets
     /// another one.
     pub forget_tries_max: u32,
+    /// How often a one-phase commit is sent to the process that holds the work, before another one
+    /// of the same participant is asked what became of it.
+    pub holder_tries: u32,
     /// After waiting this long in phase two, a transaction counts as stuck.
     pub stuck_after_ms: u64,
     /// Remembered outcomes; beyond it the oldest eighth is dropped, after a durable floor.
@@ -72,6 +75,7 @@ impl Default for Limits {
             retry_ms_max: 30_000,
             rollback_tries_max: 5,
             forget_tries_max: 5,
+            holder_tries: 4,
             stuck_after_ms: 60_000,
             outcomes_max: 200_000,
             exceptions_max: 64,
@@ -311,11 +315,11 @@ impl Coordinator {
     }
 
     fn send(&mut self, gtrid: Gtrid, branch: &Branch, message: Message) {
-        let to = Route {
-            participant: branch.participant.clone(),
-            resource: branch.resource.clone(),
-            instance: branch.instance,
-        };
+        let mut to = branch.route();
+        // The work of a one-phase branch is in its process and nowhere else. That may only be cut
+        // off: its peers are asked when it stays away.
+        let tries = self.transactions.get(&gtrid).map_or(0, |transaction| transaction.tries);
+        to.holder_only = message == Message::CommitOnePhase && tries < self.limits.holder_tries;
         let branch = BranchId { gtrid, bqual: branch.bqual };
         self.actions.push_back(Action::Send { to, branch, message });
     }

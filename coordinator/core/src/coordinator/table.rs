@@ -1,7 +1,7 @@
 //! Transactions and branches in the coordinator's table, and which state may follow which.
 
 use crate::id::{Bqual, InstanceId, ParticipantName, ResourceId, TransactionName};
-use crate::message::{CallerId, RollbackCause, Wait};
+use crate::message::{CallerId, RollbackCause, Route, Wait};
 use crate::outcome::{BranchResult, Decision, Outcome, aggregate};
 use crate::record::{BranchKind, BranchRecord, Evidence};
 use crate::tally::Ballot;
@@ -259,6 +259,15 @@ impl Branch {
             (None, Ballot::Commit) => BranchState::Prepared,
             (None, Ballot::ReadOnly) => BranchState::ReadOnly,
             (None, Ballot::Rollback) => BranchState::VotedRollback,
+        }
+    }
+
+    pub(super) fn route(&self) -> Route {
+        Route {
+            participant: self.participant.clone(),
+            resource: self.resource.clone(),
+            instance: self.instance,
+            holder_only: false,
         }
     }
 

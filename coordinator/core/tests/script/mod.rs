@@ -115,7 +115,8 @@ impl Script {
                 Action::Send { to, branch, message } => {
                     let number = branch.bqual.as_bytes()[7];
                     assert_eq!(to.participant, participant(number.into()));
-                    format!("  send {} {}", to.participant, message_words(&message))
+                    let whom = if to.holder_only { " (the holder only)" } else { "" };
+                    format!("  send {}{whom} {}", to.participant, message_words(&message))
                 }
                 Action::Reply { to, response } => {
                     if let Response::Begun { gtrid, .. } = &response {
@@ -262,11 +263,16 @@ impl Script {
     }
 
     pub(crate) fn tick_until_idle(&mut self) -> &mut Self {
-        while let Some(deadline) = self.coordinator.deadline() {
-            let ms = deadline.since(self.now);
-            self.wait_ms(ms);
+        while self.coordinator.deadline().is_some() {
+            self.next_deadline();
         }
         self
+    }
+
+    pub(crate) fn next_deadline(&mut self) -> &mut Self {
+        let deadline = self.coordinator.deadline().expect("there is a deadline");
+        let ms = deadline.since(self.now);
+        self.wait_ms(ms)
     }
 
     /// Only what was flushed is left.

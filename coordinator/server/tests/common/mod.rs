@@ -48,7 +48,8 @@ pub fn once() -> Config {
     config
 }
 
-/// Starts a server on the log in `dir`, which is made if there is none, and waits until it says that it serves.
+/// Starts a server on the log in `dir`, which is made if there is none, and waits until it says
+/// that it serves.
 pub async fn start(dir: &Path, config: Config) -> Running {
     let running = start_at_once(dir, config);
     for address in [running.sessions, running.admin] {
@@ -145,7 +146,8 @@ impl Running {
     }
 }
 
-/// Also after a failed assertion: the log's directory goes right after, and a log that cannot be written ends the process.
+/// Also after a failed assertion: the log's directory goes right after, and a log that cannot be
+/// written ends the process.
 impl Drop for Running {
     fn drop(&mut self) {
         self.shutdown.request();
@@ -156,8 +158,15 @@ impl Drop for Running {
     }
 }
 
+/// Its own h2 must not take many small unread messages for an attack: hence the wide window.
 async fn connect(to: SocketAddr) -> Channel {
-    Channel::from_shared(format!("http://{to}")).unwrap().connect().await.unwrap()
+    Channel::from_shared(format!("http://{to}"))
+        .unwrap()
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(1 << 29)
+        .connect()
+        .await
+        .unwrap()
 }
 
 pub fn client_hello() -> v1::ClientHello {
