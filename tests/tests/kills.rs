@@ -12,7 +12,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use unanimous_core::Record;
@@ -87,7 +87,7 @@ impl World {
         self.dir.path().join(role.name())
     }
 
-    fn start(&self, role: Role, crash_point: Option<&str>) -> Child {
+    fn start(&self, role: Role, crash_point: Option<&str>) -> Process {
         let mut command = Command::new(binary());
         match role {
             Role::Coordinator => {
@@ -105,7 +105,9 @@ impl World {
         if let Some(point) = crash_point {
             command.env("UNANIMOUS_CRASH_POINT", point);
         }
-        command.kill_on_drop(true).spawn().unwrap()
+        let mut child = command.kill_on_drop(true).spawn().unwrap();
+        let stdin = child.stdin.take();
+        Process { child, _stdin: stdin }
     }
 
     /// All three have stopped: nothing is in doubt, no cent is missing, and what was told is what
@@ -209,12 +211,18 @@ impl Load {
     }
 }
 
-async fn terminate(process: &mut Child) -> ExitStatus {
-    if let Some(pid) = process.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+/// A process, and its stdin, which it lives by: waiting for a child closes what it still holds.
+struct Process {
+    child: Child,
+    _stdin: Option<ChildStdin>,
+}
+
+async fn terminate(process: &mut Process) -> ExitStatus {
+    if let Some(pid) = process.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
         // Gone meanwhile: then its status tells.
         let _ = kill_process(pid, Signal::TERM);
     }
-    process.wait().await.unwrap()
+    process.child.wait().await.unwrap()
 }
 
 /// One victim, one point: killed there, started again, and everything is as if nothing had been.
@@ -236,7 +244,7 @@ async fn kill_at(victim: Role, point: &str) {
     let load = Load::new(&world);
     let mut running = Box::pin(load.run());
     let (status, all_ran) = tokio::select! {
-        status = processes[at].wait() => (status.unwrap(), false),
+        status = processes[at].child.wait() => (status.unwrap(), false),
         () = &mut running => (terminate(&mut processes[at]).await, true),
     };
     assert_eq!(status.signal(), Some(9), "{victim:?} is not killed at {point}: {status}");
