@@ -10,7 +10,8 @@ use unanimous_core::{
 use unanimous_recovery::codec::encode_record;
 use unanimous_recovery::frame::RECORD_BYTES_MAX;
 
-/// The longest record that a transaction within the limits can need: every name, evidence and detail at its bound.
+/// The longest record that a transaction within the limits can need: every name, evidence and
+/// detail at its bound.
 #[test]
 fn the_longest_transaction_fits_into_one_record() {
     let owner = Owner {

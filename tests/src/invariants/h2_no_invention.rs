@@ -1,7 +1,9 @@
-//! H2: no heuristic outcome is reported unless a branch really ended so.
+//! H2: no heuristic outcome is reported unless a branch really ended so, against what was
+//! really decided.
 
 use super::{Fact, Invariant, Ledger, silent_at_rest};
-use unanimous_core::{BranchId, BranchResult, Outcome, Record};
+use unanimous_core::record::BranchRecord;
+use unanimous_core::{BranchId, BranchResult, Decision, Outcome, Record};
 
 pub(super) const INVARIANT: Invariant = Invariant {
     name: "H2",
@@ -17,10 +19,22 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
             let alone = ledger.transaction(gtrid)?.branches.iter().any(|branch| branch.alone);
             (heuristic && !alone).then(|| format!("{gtrid} is said to have ended {outcome:?}"))
         }
-        Fact::Handed(Record::Heuristic { gtrid, branches, .. }) => {
+        Fact::Handed(Record::Heuristic { gtrid, decision, branches, .. }) => {
             let transaction = ledger.transaction(gtrid)?;
             if !transaction.branches.iter().any(|branch| branch.alone) {
                 return Some(format!("{gtrid} is recorded as heuristic: {branches:?}"));
+            }
+            let committed = transaction.commit_durable.as_deref().unwrap_or_default();
+            // A report that arrives after the branch has forgotten it finds no record that it could
+            // be compared with; in a session in order there is none.
+            let late = |named: &BranchRecord| {
+                transaction.branch(&named.bqual).is_some_and(|branch| branch.forgotten)
+            };
+            let contradicts = |named: &BranchRecord| {
+                committed.contains(&named.bqual) != (*decision == Decision::Commit)
+            };
+            if branches.iter().any(|named| contradicts(named) && !late(named)) {
+                return Some(format!("{gtrid} is recorded as decided {decision:?}: {branches:?}"));
             }
             branches.iter().find_map(|named| {
                 let id = BranchId { gtrid: *gtrid, bqual: named.bqual };

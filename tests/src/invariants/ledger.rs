@@ -65,6 +65,8 @@ pub struct Branch {
     pub ended: Option<BranchResult>,
     /// It was ended by its operator.
     pub alone: bool,
+    /// It has dropped its heuristic record: a report that still comes is an old one.
+    pub forgotten: bool,
     /// It was told to commit.
     pub told_commit: bool,
     /// It was told to roll back.
@@ -86,6 +88,7 @@ impl Branch {
             prepared: false,
             ended: None,
             alone: false,
+            forgotten: false,
             told_commit: false,
             told_rollback: false,
             recorded: None,
@@ -208,8 +211,8 @@ impl Ledger {
                     transaction.answered.push(*outcome);
                 }
             }
-            Fact::Forgotten(_)
-            | Fact::Acknowledged(..)
+            Fact::Forgotten(id) => self.with_branch(id, |branch| branch.forgotten = true),
+            Fact::Acknowledged(..)
             | Fact::Recovered(_)
             | Fact::ToldOnePhase(_)
             | Fact::ToldForget(_) => {}

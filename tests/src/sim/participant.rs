@@ -337,12 +337,25 @@ impl World {
             Down::Verdict { branch, verdict } => (branch, Order::Answer(verdict)),
             Down::Message { branch, message } => (branch, order(message)),
         };
-        // What the mark has passed is durably over: an order about it, for a branch that is not
-        // here any more, is an old one, and the bank has no proof left to answer it by.
         let node = &self.participants[who];
-        let gone = node.core.as_ref().is_some_and(|core| core.state(&branch).is_none());
-        if !(gone && node.bank.passed(&branch.gtrid)) {
-            self.participate(who, Event::Told { sender, branch, order });
+        if node.core.as_ref().is_some_and(|core| core.state(&branch).is_none()) {
+            // What the mark has passed is durably over: an order about it is an old one, and the
+            // bank has no proof left to answer it by.
+            if node.bank.passed(&branch.gtrid) {
+                return;
+            }
+            // An order that has overtaken the answer to the enlistment: no work may follow it.
+            self.refuse_waiting(who, branch, "the transaction is ending");
+        }
+        self.participate(who, Event::Told { sender, branch, order });
+    }
+
+    fn refuse_waiting(&mut self, who: usize, branch: BranchId, why: &'static str) {
+        let waiting = |join: &&Join| join.branch == branch && !join.working;
+        let ids: Vec<u32> =
+            self.participants[who].joins.iter().filter(waiting).map(|join| join.id).collect();
+        for id in ids {
+            self.refuse_work(who, id, why);
         }
     }
 
@@ -399,6 +412,9 @@ impl World {
     }
 
     fn enlisted(&mut self, who: usize, branch: BranchId, joined: Result<u64, EnlistRefusal>) {
+        let Ok(remaining_ms) = joined else {
+            return self.refuse_waiting(who, branch, "the enlistment was refused");
+        };
         let waiting: Vec<(u32, bool)> = self.participants[who]
             .joins
             .iter()
@@ -406,10 +422,7 @@ impl World {
             .map(|join| (join.id, join.anew))
             .collect();
         for (id, anew) in waiting {
-            match joined {
-                Ok(remaining_ms) => self.join(who, id, anew, branch, remaining_ms),
-                Err(_) => self.refuse_work(who, id, "the enlistment was refused"),
-            }
+            self.join(who, id, anew, branch, remaining_ms);
         }
     }
 

@@ -94,6 +94,7 @@ impl Coordinator {
                     result: None,
                     detail: String::new(),
                     forget_pending: false,
+                    matched: false,
                     left_to_ask: false,
                 });
             }

@@ -16,6 +16,7 @@ impl Coordinator {
         let Some(branch) = transaction.branch_mut(&id.bqual) else { return };
         if done == Done::Forgotten {
             branch.forget_pending = false;
+            branch.matched = false;
             return;
         }
         match state {
@@ -101,6 +102,7 @@ impl Coordinator {
         let Some(transaction) = self.transactions.get_mut(&id.gtrid) else { return };
         let Some(branch) = transaction.branch_mut(&id.bqual) else { return };
         branch.forget_pending = false;
+        branch.matched = true;
         let to = branch.route();
         let record = Record::Matched { gtrid: id.gtrid, bqual: id.bqual, result };
         let lsn = self.append(record, false);
@@ -308,7 +310,9 @@ impl Coordinator {
             Outcome::RolledBack => Box::default(),
             _ => transaction.phase_two().map(|branch| branch.bqual).collect(),
         };
-        self.outcomes.insert(gtrid, Remembered { outcome, cause: transaction.cause, branches });
+        let unforgotten = transaction.branches.iter().any(|branch| branch.matched);
+        let cause = transaction.cause;
+        self.outcomes.insert(gtrid, Remembered { outcome, cause, branches, unforgotten });
         self.drop_old_outcomes();
     }
 
@@ -319,7 +323,8 @@ impl Coordinator {
             return;
         }
         let count = (self.limits.outcomes_max / 8).max(1);
-        let oldest: Vec<Gtrid> = self.outcomes.keys().take(count).copied().collect();
+        let droppable = self.outcomes.iter().filter(|(_, remembered)| !remembered.unforgotten);
+        let oldest: Vec<Gtrid> = droppable.take(count).map(|(gtrid, _)| *gtrid).collect();
         match oldest.iter().rfind(|gtrid| gtrid.owner().log == self.owner.log) {
             Some(highest) => {
                 let (epoch, sequence) = (highest.owner().epoch, highest.sequence());
@@ -338,8 +343,10 @@ impl Coordinator {
         self.floor_pending = false;
         self.outcome_floor = self.outcome_floor.max(Some((epoch, sequence)));
         let log = self.owner.log;
-        self.outcomes.retain(|gtrid, _| {
-            gtrid.owner().log != log || (gtrid.owner().epoch, gtrid.sequence()) > (epoch, sequence)
+        self.outcomes.retain(|gtrid, remembered| {
+            remembered.unforgotten
+                || gtrid.owner().log != log
+                || (gtrid.owner().epoch, gtrid.sequence()) > (epoch, sequence)
         });
     }
 
@@ -369,11 +376,6 @@ impl Coordinator {
         self.take_result(now, id);
     }
 
-    fn above_floor(&self, gtrid: &Gtrid) -> bool {
-        let place = (gtrid.owner().epoch, gtrid.sequence());
-        gtrid.owner().log != self.owner.log || self.outcome_floor.is_none_or(|floor| place > floor)
-    }
-
     /// A late answer to a transaction that is not in the table. Only a branch that decided alone
     /// matters: if that contradicts the outcome it is recorded now, and nothing is invented where
     /// the outcome is not known.
@@ -386,6 +388,9 @@ impl Coordinator {
         done: Done,
         detail: &str,
     ) {
+        if let (Done::Forgotten, Some(remembered)) = (done, self.outcomes.get_mut(&id.gtrid)) {
+            remembered.unforgotten &= !remembered.branches.contains(&id.bqual);
+        }
         let Done::Heuristic(result) = done else { return };
         // Without a record every branch of phase two has acknowledged: a late repeat of the commit
         // met a resource that has dropped its proof. It knows nothing, and nothing follows from it.
@@ -400,11 +405,7 @@ impl Coordinator {
                 if named { Decision::Commit } else { Decision::Rollback }
             }
             Some(_) => Decision::Rollback,
-            // At or below the floor the outcome is not known any more: nothing to compare with.
-            None if !self.above_floor(&id.gtrid) => {
-                self.counters.unexpected += 1;
-                return;
-            }
+            // Whatever the floor: a commit with this branch would not have ended without it.
             None if presume::rollback_for_participant(
                 &self.standing(),
                 &id.gtrid,
@@ -425,6 +426,9 @@ impl Coordinator {
                 | (Decision::Rollback, BranchResult::RolledBack)
         );
         if matches {
+            if let Some(remembered) = self.outcomes.get_mut(&id.gtrid) {
+                remembered.unforgotten |= remembered.branches.contains(&id.bqual);
+            }
             let record = Record::Matched { gtrid: id.gtrid, bqual: id.bqual, result };
             let lsn = self.append(record, false);
             self.awaited.insert(lsn, Awaited::Matched(branch.route(), id));
@@ -469,6 +473,7 @@ fn alone(
         result: Some(result),
         detail: cut(detail, DETAIL_BYTES_MAX).to_owned(),
         forget_pending: true,
+        matched: false,
         left_to_ask: false,
     }
 }

@@ -1,8 +1,7 @@
 //! The coordinator's state machine (sections 3, 6 and 7).
 //!
 //! Kinds of methods, in the order they are used:
-//! - [`Coordinator::recover`] folds the log's records, [`Coordinator::start`] begins a life on
-//!   them.
+//! - [`Recovered::fold`] takes the log's records, [`Coordinator::start`] begins a life on them.
 //! - [`Coordinator::handle`] takes one event, [`Coordinator::poll`] gives out actions until there
 //!   are none, [`Coordinator::deadline`] tells when to send [`Event::Ticked`].
 //! - [`Coordinator::transactions`], [`Coordinator::counters`] and the like only look.
@@ -156,6 +155,9 @@ struct Remembered {
     cause: Option<RollbackCause>,
     /// The branches of phase two; any other is told rollback.
     branches: Box<[crate::Bqual]>,
+    /// A branch that decided alone, as decided, has not said that it forgot: it may report again,
+    /// and must not be judged by presumption then. Kept whatever the floor.
+    unforgotten: bool,
 }
 
 /// What waits for a record.

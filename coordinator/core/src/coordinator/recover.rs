@@ -2,9 +2,9 @@
 //! ordinary path.
 
 use super::{Awaited, Branch, Coordinator, Counters, Limits, Remembered, State, Transaction};
-use crate::id::{Gtrid, LogId, Owner, TransactionName};
+use crate::id::{Bqual, Gtrid, LogId, Owner, TransactionName};
 use crate::message::RollbackCause;
-use crate::outcome::{Decision, Outcome};
+use crate::outcome::{BranchResult, Decision, Outcome};
 use crate::record::{BranchRecord, Record};
 use crate::{FrameNumber, Lsn, Millis};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -36,12 +36,7 @@ impl Recovered {
                     }
                 }
             }
-            Record::Matched { gtrid, bqual, result } => {
-                let branch = self.transactions.get_mut(&gtrid).and_then(|t| t.branch_mut(&bqual));
-                if let Some(branch) = branch {
-                    branch.result = Some(result);
-                }
-            }
+            Record::Matched { gtrid, bqual, result } => self.matched(gtrid, bqual, result),
             Record::End { gtrid } => self.end(gtrid),
             Record::OutcomeFloor { epoch, sequence } => {
                 self.outcome_floor = self.outcome_floor.max(Some((epoch, sequence)));
@@ -67,6 +62,20 @@ impl Recovered {
         self.transactions.insert(gtrid, transaction);
     }
 
+    /// A commit that is on record only here was one in one phase.
+    fn matched(&mut self, gtrid: Gtrid, bqual: Bqual, result: BranchResult) {
+        if let Some(branch) = self.transactions.get_mut(&gtrid).and_then(|t| t.branch_mut(&bqual)) {
+            branch.result = Some(result);
+            branch.matched = true;
+        } else if let Some(remembered) = self.outcomes.get_mut(&gtrid) {
+            remembered.unforgotten |= remembered.branches.contains(&bqual);
+        } else if result == BranchResult::Committed {
+            let (outcome, branches) = (Outcome::Committed, Box::from([bqual]));
+            let remembered = Remembered { outcome, cause: None, branches, unforgotten: true };
+            self.outcomes.insert(gtrid, remembered);
+        }
+    }
+
     fn end(&mut self, gtrid: Gtrid) {
         let Some(transaction) = self.transactions.remove(&gtrid) else { return };
         let (outcome, branches) = match transaction.decision() {
@@ -76,7 +85,9 @@ impl Recovered {
             }
             Decision::Rollback => (Outcome::RolledBack, Box::default()),
         };
-        self.outcomes.insert(gtrid, Remembered { outcome, cause: transaction.cause, branches });
+        let unforgotten = transaction.branches.iter().any(|branch| branch.matched);
+        let cause = transaction.cause;
+        self.outcomes.insert(gtrid, Remembered { outcome, cause, branches, unforgotten });
     }
 
     /// The next life's epoch: above every earlier one, whatever the clock says.

@@ -207,6 +207,8 @@ pub struct Branch {
     pub detail: String,
     /// It keeps a heuristic record until it is told to forget.
     pub forget_pending: bool,
+    /// It decided alone, and as decided, and has not said that it forgot.
+    pub matched: bool,
     /// A rollback was sent often enough: it is left to ask.
     pub left_to_ask: bool,
 }
@@ -294,6 +296,7 @@ impl Branch {
             ballot: Ballot::Commit,
             evidence: record.evidence,
             forget_pending: false,
+            matched: false,
             left_to_ask: false,
             result: record.result,
             detail: record.detail,

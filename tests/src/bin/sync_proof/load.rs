@@ -1,5 +1,5 @@
-//! Sixteen clients in a closed loop over two participants that keep their branches in memory: as many decisions as
-//! the coordinator's log takes.
+//! Sixteen clients in a closed loop over two participants that keep their branches in memory: as
+//! many decisions as the coordinator's log takes.
 
 use anyhow::{Context as _, ensure};
 use std::sync::Arc;
@@ -35,7 +35,8 @@ impl Resource for Agreeable {
 /// Commits transactions until `answers` were told to be; gives how many were.
 pub(crate) async fn run(address: &str, answers: u64) -> anyhow::Result<u64> {
     let coordinator = format!("http://{address}");
-    // The client's connection is the first one: the checker tells it from the participants' by that.
+    // The client's connection is the first one: the checker tells it from the participants' by
+    // that.
     let client = Client::connect(&coordinator, "sync-proof").await?;
     client.begin("first").await?.rollback().await.context("the first transaction")?;
     let mut participants = Vec::new();

@@ -21,6 +21,9 @@ use std::time::Duration;
 use trace::{Call, Line, Reader};
 use wire::{Connection, Peer};
 
+/// The system calls that write, sync, and say which descriptor is what.
+const TRACED: &str =
+    "openat,pwrite64,pwritev,write,writev,sendto,sendmsg,fdatasync,fsync,accept4,close";
 /// Between two looks for the port file.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -74,11 +77,12 @@ fn start(arguments: &Arguments, dir: &Path, trace: &Path) -> anyhow::Result<Chil
     let mut command = Command::new("strace");
     command
         .args(["-f", "-qq", "-xx", "-s", "4000000", "-e", "signal=none", "-e"])
-        .arg("trace=openat,pwrite64,pwritev,write,writev,sendto,sendmsg,fdatasync,fsync,accept4,close")
+        .arg(format!("trace={TRACED}"))
         .arg("-o")
         .arg(trace)
         .arg(&arguments.binary)
-        .args(["serve", "--init", "--cluster", "1", "--slot", "1", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+        .args(["serve", "--init", "--cluster", "1", "--slot", "1"])
+        .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
         .arg("--data-dir")
         .arg(dir.join("log"))
         .arg("--port-file")
@@ -167,7 +171,7 @@ impl Checker {
                     if !self.synced.contains(&told.gtrid) {
                         let written = self.written.contains(&told.gtrid);
                         self.proof.violations.push(format!(
-                            "{:02x?} was told (client: {}) before its record was durable (written: {written})",
+                            "{:02x?} told (client: {}) before it was durable (written: {written})",
                             told.gtrid, told.to_client
                         ));
                     }
