@@ -1,7 +1,7 @@
 //! Acknowledgements, heuristic results, forgetting, and the memory of outcomes.
 
 use super::{Awaited, Branch, Coordinator, Remembered, State, Transaction};
-use crate::id::{BranchId, Gtrid, ParticipantName, ResourceId, TransactionName};
+use crate::id::{Bqual, BranchId, Gtrid, ParticipantName, ResourceId, TransactionName};
 use crate::message::{Done, Ending, Message, Response, RollbackCause, Route};
 use crate::outcome::{BranchResult, Decision, Outcome};
 use crate::presume;
@@ -310,7 +310,7 @@ impl Coordinator {
             Outcome::RolledBack => Box::default(),
             _ => transaction.phase_two().map(|branch| branch.bqual).collect(),
         };
-        let unforgotten = transaction.branches.iter().any(|branch| branch.matched);
+        let unforgotten = transaction.unforgotten();
         let cause = transaction.cause;
         self.outcomes.insert(gtrid, Remembered { outcome, cause, branches, unforgotten });
         self.drop_old_outcomes();
@@ -323,7 +323,7 @@ impl Coordinator {
             return;
         }
         let count = (self.limits.outcomes_max / 8).max(1);
-        let droppable = self.outcomes.iter().filter(|(_, remembered)| !remembered.unforgotten);
+        let droppable = self.outcomes.iter().filter(|(_, kept)| kept.unforgotten.is_empty());
         let oldest: Vec<Gtrid> = droppable.take(count).map(|(gtrid, _)| *gtrid).collect();
         match oldest.iter().rfind(|gtrid| gtrid.owner().log == self.owner.log) {
             Some(highest) => {
@@ -344,7 +344,7 @@ impl Coordinator {
         self.outcome_floor = self.outcome_floor.max(Some((epoch, sequence)));
         let log = self.owner.log;
         self.outcomes.retain(|gtrid, remembered| {
-            remembered.unforgotten
+            !remembered.unforgotten.is_empty()
                 || gtrid.owner().log != log
                 || (gtrid.owner().epoch, gtrid.sequence()) > (epoch, sequence)
         });
@@ -389,7 +389,7 @@ impl Coordinator {
         detail: &str,
     ) {
         if let (Done::Forgotten, Some(remembered)) = (done, self.outcomes.get_mut(&id.gtrid)) {
-            remembered.unforgotten &= !remembered.branches.contains(&id.bqual);
+            remembered.unforgotten.remove(&id.bqual);
         }
         let Done::Heuristic(result) = done else { return };
         // Without a record every branch of phase two has acknowledged: a late repeat of the commit
@@ -427,7 +427,7 @@ impl Coordinator {
         );
         if matches {
             if let Some(remembered) = self.outcomes.get_mut(&id.gtrid) {
-                remembered.unforgotten |= remembered.branches.contains(&id.bqual);
+                remembered.note_unforgotten(id.bqual);
             }
             let record = Record::Matched { gtrid: id.gtrid, bqual: id.bqual, result };
             let lsn = self.append(record, false);
@@ -452,6 +452,15 @@ impl Coordinator {
         self.transactions.insert(id.gtrid, transaction);
         self.counters.heuristic += 1;
         self.log_heuristic(id.gtrid);
+    }
+}
+
+impl Remembered {
+    /// Only branches that the outcome names count: others are judged by presumption anyway.
+    pub(super) fn note_unforgotten(&mut self, bqual: Bqual) {
+        if self.branches.contains(&bqual) {
+            self.unforgotten.insert(bqual);
+        }
     }
 }
 

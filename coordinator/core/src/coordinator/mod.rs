@@ -155,9 +155,9 @@ struct Remembered {
     cause: Option<RollbackCause>,
     /// The branches of phase two; any other is told rollback.
     branches: Box<[crate::Bqual]>,
-    /// A branch that decided alone, as decided, has not said that it forgot: it may report again,
-    /// and must not be judged by presumption then. Kept whatever the floor.
-    unforgotten: bool,
+    /// Branches that decided alone, as decided, and have not said that they forgot: they may report
+    /// again, and must not be judged by presumption then. With one, it is kept whatever the floor.
+    unforgotten: BTreeSet<crate::Bqual>,
 }
 
 /// What waits for a record.

@@ -68,10 +68,11 @@ impl Recovered {
             branch.result = Some(result);
             branch.matched = true;
         } else if let Some(remembered) = self.outcomes.get_mut(&gtrid) {
-            remembered.unforgotten |= remembered.branches.contains(&bqual);
+            remembered.note_unforgotten(bqual);
         } else if result == BranchResult::Committed {
             let (outcome, branches) = (Outcome::Committed, Box::from([bqual]));
-            let remembered = Remembered { outcome, cause: None, branches, unforgotten: true };
+            let unforgotten = BTreeSet::from([bqual]);
+            let remembered = Remembered { outcome, cause: None, branches, unforgotten };
             self.outcomes.insert(gtrid, remembered);
         }
     }
@@ -85,7 +86,7 @@ impl Recovered {
             }
             Decision::Rollback => (Outcome::RolledBack, Box::default()),
         };
-        let unforgotten = transaction.branches.iter().any(|branch| branch.matched);
+        let unforgotten = transaction.unforgotten();
         let cause = transaction.cause;
         self.outcomes.insert(gtrid, Remembered { outcome, cause, branches, unforgotten });
     }

@@ -6,6 +6,7 @@ use crate::outcome::{BranchResult, Decision, Outcome, aggregate};
 use crate::record::{BranchKind, BranchRecord, Evidence};
 use crate::tally::Ballot;
 use crate::{Lsn, Millis};
+use std::collections::BTreeSet;
 
 /// Where a transaction is (section 3). No entry in the table: never begun, or forgotten.
 ///
@@ -171,6 +172,11 @@ impl Transaction {
     pub fn pending(&self) -> impl Iterator<Item = &Branch> {
         let state = self.state;
         self.branches.iter().filter(move |branch| branch.pending_in(state))
+    }
+
+    /// Branches that decided alone, as decided, and have not said that they forgot.
+    pub(super) fn unforgotten(&self) -> BTreeSet<Bqual> {
+        self.branches.iter().filter(|branch| branch.matched).map(|branch| branch.bqual).collect()
     }
 
     /// A branch has ended otherwise than decided, or nobody knows how.
