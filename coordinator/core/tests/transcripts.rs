@@ -5,7 +5,8 @@
 
 mod script;
 
-use script::Script;
+use script::{Script, limits};
+use unanimous_core::coordinator::Limits;
 use unanimous_core::message::{Done, Wait};
 use unanimous_core::outcome::BranchResult;
 
@@ -246,4 +247,60 @@ fn a_log_that_went_back_in_time() {
     s.lose_tail_and_restart().flushed();
     s.inquire(1).attach_having_seen(1, 2).inquire(1).resolve(Some(2));
     s.check("went_back");
+}
+
+/// Found by the simulator: the repeat was answered with a forget that nothing durable stood behind.
+#[test]
+fn regression_a_matched_branch_forgets_only_after_its_note_is_durable() {
+    let mut s =
+        Script::new("It decided alone, as decided, and reports twice before the note is durable.");
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.votes_commit(1).votes_commit(2).flushed();
+    s.acknowledges(1, Done::Heuristic(BranchResult::Committed), "by hand");
+    s.acknowledges(1, Done::Heuristic(BranchResult::Committed), "by hand");
+    s.flushed();
+    s.check("regression_matched");
+}
+
+/// Found by the simulator: the second report was dropped and its branch never told to forget.
+#[test]
+fn regression_every_branch_that_contradicts_a_presumed_rollback_is_recorded() {
+    let mut s = Script::new("No record, so rolled back; and both branches have committed alone.");
+    s.begin().enlist(1).enlist(2).restart().flushed();
+    s.acknowledges(1, Done::Heuristic(BranchResult::Committed), "by hand").flushed();
+    s.acknowledges(2, Done::Heuristic(BranchResult::Committed), "by hand").flushed();
+    s.resolve(Some(2));
+    s.check("regression_presumed");
+}
+
+/// Found by the simulator: the outcome was dropped, and the report judged by presumption.
+#[test]
+fn regression_an_outcome_is_kept_while_a_branch_may_report_again() {
+    let few = Limits { outcomes_max: 1, ..limits() };
+    let mut s =
+        Script::with_limits("Two branches decided alone, as decided; one has forgotten.", few);
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.votes_commit(1).votes_commit(2).flushed();
+    s.acknowledges(1, Done::Heuristic(BranchResult::Committed), "by hand");
+    s.acknowledges(2, Done::Heuristic(BranchResult::Committed), "by hand").flushed();
+    s.acknowledges(1, Done::Forgotten, "");
+    let first = s.gtrid();
+    for _ in 0..3 {
+        s.begin().commit(None, Wait::Decided).flushed();
+    }
+    s.stranger(first);
+    s.acknowledges(2, Done::Heuristic(BranchResult::Committed), "by hand").flushed();
+    s.restart().flushed();
+    s.acknowledges(2, Done::Heuristic(BranchResult::Committed), "by hand").flushed();
+    s.check("regression_kept");
+}
+
+/// Found by the simulator: a late repeat of the commit met a resource without its proof.
+#[test]
+fn regression_a_late_hazard_about_an_ended_transaction_invents_nothing() {
+    let mut s = Script::new("Ended; a repeated commit is answered with: no such branch, no proof.");
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.votes_commit(1).votes_commit(2).flushed().done(1).done(2).flushed();
+    s.acknowledges(1, Done::Heuristic(BranchResult::Hazard), "no such branch");
+    s.check("regression_late_hazard");
 }

@@ -24,6 +24,7 @@ pub(crate) struct Script {
     gtrid: Option<Gtrid>,
     begun: usize,
     caller: u64,
+    limits: Limits,
     /// Records handed to the log, and how many of them are durable.
     log: Vec<Record>,
     durable: usize,
@@ -49,8 +50,13 @@ pub(crate) fn limits() -> Limits {
 
 impl Script {
     pub(crate) fn new(title: &str) -> Self {
+        Self::with_limits(title, limits())
+    }
+
+    pub(crate) fn with_limits(title: &str, limits: Limits) -> Self {
         let mut script = Self {
-            coordinator: Self::life(Recovered::default(), 0, 1, Millis(0)),
+            coordinator: Self::life(&limits, Recovered::default(), 0, 1, Millis(0)),
+            limits,
             now: Millis(0),
             text: format!("# {title}\n"),
             gtrid: None,
@@ -65,7 +71,13 @@ impl Script {
         script
     }
 
-    fn life(recovered: Recovered, frame: u64, next_lsn: u64, now: Millis) -> Coordinator {
+    fn life(
+        limits: &Limits,
+        recovered: Recovered,
+        frame: u64,
+        next_lsn: u64,
+        now: Millis,
+    ) -> Coordinator {
         let start = Start {
             log: LOG,
             frame: FrameNumber(frame),
@@ -73,7 +85,7 @@ impl Script {
             unix_seconds: 1_000,
             seed: 7,
         };
-        Coordinator::start(limits(), start, now, recovered)
+        Coordinator::start(limits.clone(), start, now, recovered)
     }
 
     pub(crate) fn gtrid(&self) -> Gtrid {
@@ -294,7 +306,7 @@ impl Script {
         let mut recovered = Recovered::default();
         self.log.iter().cloned().for_each(|record| recovered.fold(record));
         let next_lsn = u64::try_from(self.log.len()).unwrap() + 1;
-        self.coordinator = Self::life(recovered, self.frame, next_lsn, self.now);
+        self.coordinator = Self::life(&self.limits, recovered, self.frame, next_lsn, self.now);
         self.drain();
         self
     }
