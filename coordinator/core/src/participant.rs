@@ -462,15 +462,19 @@ impl Participant {
         let busy = |branch: &Branch| branch.running.is_some() || branch.again.is_some();
         match self.branches.get(&id).map(|branch| (branch.state, busy(branch))) {
             Some((State::Heuristic(_), false)) => self.call(id, Call::Forget),
-            Some((State::Heuristic(_), true)) => {}
-            _ => self.acknowledge(id, Done::Forgotten, String::new()),
+            None => self.acknowledge(id, Done::Forgotten, String::new()),
+            // After a restart it does not know yet that the branch ended alone, and the resource
+            // still does: it finds out, reports again and is told again.
+            Some(_) => {}
         }
     }
 
     fn on_verdict(&mut self, sender: Owner, id: BranchId, verdict: Verdict) {
         let state = self.branches.get(&id).map(|branch| branch.state);
         match (state, verdict) {
-            (None | Some(State::Committing), _) | (_, Verdict::Wait | Verdict::LeaveAlone) => {}
+            // Only who is in doubt has asked. A late answer must not meet a late prepare.
+            (None | Some(State::Active | State::Preparing | State::Committing), _)
+            | (_, Verdict::Wait | Verdict::LeaveAlone) => {}
             (Some(_), Verdict::Commit { frame, evidence }) => {
                 self.note_seen(sender, frame);
                 self.on_commit(id, evidence);

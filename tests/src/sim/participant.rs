@@ -462,13 +462,13 @@ impl World {
         let Some(at) = node.joins.iter().position(|join| join.id == id) else { return };
         let join = node.joins.swap_remove(at);
         let branch = join.branch;
-        let (owner, worked) = (node.owner, node.bank.worked(&branch));
+        let worked = node.bank.worked(&branch);
         let left = Event::Left { branch, failure: failure.map(str::to_owned) };
         self.participate(who, left);
-        if let (None, Some(sender), true) = (failure, owner, worked)
-            && self.random.chance(self.swarm.early_vote)
-        {
-            // An early vote: the participant asks itself to prepare.
+        if failure.is_none() && worked && self.random.chance(self.swarm.early_vote) {
+            // An early vote: the participant asks itself to prepare, in the name of the life that
+            // began the transaction. The one that has welcomed it may not be durable yet.
+            let sender = branch.gtrid.owner();
             self.participate(who, Event::Told { sender, branch, order: Order::Prepare });
         }
         let worked = failure.map_or(Ok(u32::from(join.anew)), Err);
