@@ -343,3 +343,29 @@ fn unknown_foreign_and_future_ids_are_left_alone() {
     assert_eq!(s.coordinator.transactions_len(), 1);
     s.check("strangers");
 }
+
+/// Found by the simulator: a repeated forget met one that waits to be tried again, and the resource
+/// was called twice at a time.
+#[test]
+fn regression_a_repeated_forget_waits_for_the_one_that_is_tried_again() {
+    let mut participant = branch_in("Heuristic rollback");
+    participant.handle(Millis(0), told(Order::Forget));
+    assert!(matches!(participant.poll(), Some(Action::Call { .. })));
+    participant.handle(Millis(0), returned(Returned::Retry));
+    participant.handle(Millis(0), told(Order::Forget));
+    assert_eq!(participant.poll(), None);
+}
+
+/// Found by the simulator: a life whose epoch was not durable asked for patience, and its successor
+/// with a lower epoch was ignored for ever.
+#[test]
+fn regression_a_life_that_only_asks_for_patience_raises_no_fence() {
+    let mut participant = branch_in("Prepared");
+    let sender = Owner { epoch: OWNER.epoch + 1, ..OWNER };
+    for verdict in [Verdict::Wait, Verdict::LeaveAlone] {
+        let order = Order::Answer(verdict);
+        participant.handle(Millis(0), Did::Told { sender, branch: id(), order });
+    }
+    participant.handle(Millis(0), told(commit_order()));
+    assert_eq!(participant.state(&id()), Some(BranchState::Committing));
+}
