@@ -91,6 +91,12 @@ pub(crate) enum Command {
     /// Look at transactions
     #[command(subcommand, after_help = "Example: unanimous tx list")]
     Tx(TxCommand),
+    /// Look at participants
+    #[command(subcommand, after_help = "Example: unanimous participant list")]
+    Participant(ParticipantCommand),
+    /// Look at prepared branches that no record of this log explains
+    #[command(subcommand, after_help = "Example: unanimous orphan list")]
+    Orphan(OrphanCommand),
     /// How the coordinator is
     #[command(after_help = "Example: unanimous status -o json")]
     Status,
@@ -257,6 +263,22 @@ pub(crate) struct BankArgs {
     pub(crate) listen: SocketAddr,
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
+}
+
+/// `participant`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ParticipantCommand {
+    /// All that this coordinator knows, those that are away included
+    #[command(after_help = "Example: unanimous participant list -o wide")]
+    List,
+}
+
+/// `orphan`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum OrphanCommand {
+    /// Branches that participants hold prepared, ask about, and are told to leave alone
+    #[command(after_help = "Example: unanimous orphan list -o json")]
+    List,
 }
 
 /// `tx`.

@@ -6,8 +6,8 @@ use crate::output::{Document, Output, escape, write_stdout};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
-use unanimous_core::record::BranchRecord;
-use unanimous_core::{BranchResult, Decision, Record};
+use unanimous_core::record::{BranchRecord, OutcomeRecord};
+use unanimous_core::{Bqual, BranchResult, Decision, Record, ResourceId};
 use unanimous_recovery::codec::{CodecError, decode_record};
 use unanimous_recovery::{LogKind, StoredRecord};
 
@@ -125,8 +125,13 @@ fn unreadable(stored: &StoredRecord, error: &CodecError, dir: &Path) -> Failure 
 
 fn gtrid(record: &Record) -> Option<unanimous_core::Gtrid> {
     match record {
-        Record::Boot { .. } | Record::OutcomeFloor { .. } => None,
+        Record::Boot { .. }
+        | Record::OutcomeFloor { .. }
+        | Record::CarriedOutcomes { .. }
+        | Record::Participant { .. } => None,
         Record::Commit { gtrid, .. }
+        | Record::Carried { gtrid, .. }
+        | Record::Forgotten { gtrid, .. }
         | Record::Heuristic { gtrid, .. }
         | Record::Matched { gtrid, .. }
         | Record::End { gtrid } => Some(*gtrid),
@@ -152,6 +157,20 @@ fn line(stored: &StoredRecord, record: &Record, output: Output) -> String {
         Record::OutcomeFloor { epoch, sequence } => {
             format!("FLOOR      epoch {epoch} sequence {sequence}")
         }
+        Record::Carried { gtrid, name, decision, heuristic, branches, .. } => {
+            let heuristic = if *heuristic { "heuristic, " } else { "" };
+            let decision = decision_word(*decision);
+            let branches = branches_words(branches);
+            format!("CARRIED    {gtrid} {name} {heuristic}decided {decision} {branches}")
+        }
+        Record::CarriedOutcomes { committed } => {
+            let ids: Vec<String> = committed.iter().map(|one| one.gtrid.to_string()).collect();
+            format!("OUTCOMES   committed {}", ids.join(" "))
+        }
+        Record::Forgotten { gtrid, bqual } => format!("FORGOTTEN  {gtrid} branch {bqual}"),
+        Record::Participant { name, resources } => {
+            format!("KNOWN      {name} {}", resource_words(resources).join(" "))
+        }
     };
     format!("{:>10} {:>10}  {at}  {what}", stored.frame.0, stored.lsn.0)
 }
@@ -162,6 +181,10 @@ fn branches_words(branches: &[BranchRecord]) -> String {
         format!("{}={result}", branch.participant)
     });
     words.collect::<Vec<_>>().join(" ")
+}
+
+fn resource_words(resources: &[ResourceId]) -> Vec<&str> {
+    resources.iter().map(ResourceId::as_str).collect()
 }
 
 fn decision_word(decision: Decision) -> &'static str {
@@ -206,11 +229,43 @@ fn value(stored: &StoredRecord, record: &Record) -> Value {
         Record::OutcomeFloor { epoch, sequence } => {
             json!({ "record": "outcome_floor", "epoch": epoch, "sequence": sequence })
         }
+        Record::Carried { gtrid, name, decision, heuristic, branches, matched } => json!({
+            "record": "carried",
+            "gtrid": gtrid.to_string(),
+            "name": name.as_str(),
+            "decision": decision_word(*decision),
+            "heuristic": heuristic,
+            "branches": branches.iter().map(branch_value).collect::<Vec<_>>(),
+            "matched": matched.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        }),
+        Record::CarriedOutcomes { committed } => json!({
+            "record": "carried_outcomes",
+            "committed": committed.iter().map(outcome_value).collect::<Vec<_>>(),
+        }),
+        Record::Forgotten { gtrid, bqual } => json!({
+            "record": "forgotten",
+            "gtrid": gtrid.to_string(),
+            "bqual": bqual.to_string(),
+        }),
+        Record::Participant { name, resources } => json!({
+            "record": "participant",
+            "name": name.as_str(),
+            "resource_ids": resource_words(resources),
+        }),
     };
     value["frame"] = stored.frame.0.into();
     value["lsn"] = stored.lsn.0.into();
     value["unix_ms"] = stored.unix_ms.into();
     value
+}
+
+fn outcome_value(outcome: &OutcomeRecord) -> Value {
+    let words = |bquals: &[Bqual]| bquals.iter().map(ToString::to_string).collect::<Vec<_>>();
+    json!({
+        "gtrid": outcome.gtrid.to_string(),
+        "branches": words(&outcome.branches),
+        "unforgotten": words(&outcome.unforgotten),
+    })
 }
 
 fn branch_value(branch: &BranchRecord) -> Value {

@@ -13,6 +13,7 @@ mod dev;
 mod errors;
 mod log;
 mod output;
+mod participant;
 mod process;
 mod serve;
 mod status;
@@ -20,7 +21,7 @@ mod tx;
 mod usage;
 
 use clap::Parser;
-use cli::{Cli, Command};
+use cli::{Cli, Command, OrphanCommand, ParticipantCommand};
 use errors::{Exit, Failure};
 use output::{Document, Output};
 use std::process::ExitCode;
@@ -49,6 +50,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(args, &cli.global, output),
         Command::Tx(command) => tx::run(command, &cli.global, output),
+        Command::Participant(ParticipantCommand::List) => participant::list(&cli.global, output),
+        Command::Orphan(OrphanCommand::List) => participant::orphans(&cli.global, output),
         Command::Status => status::run(&cli.global, output),
         Command::Log(command) => log::run(command, output),
         Command::Version => version(output),

@@ -38,12 +38,16 @@ fn rows(status: &v1::GetStatusResponse) -> Vec<Vec<String>> {
         frames => format!(", {:.1} records a frame", status.records_total as f64 / frames as f64),
     };
     let log = format!(
-        "{}, frame {}, {} bytes{group}{}",
+        "{}, frame {}, {} bytes, {} of them frames, {} compactions{group}{}",
         status.data_dir,
         status.durable_frame,
         status.log_bytes,
+        status.log_retained_bytes,
+        status.compactions_total,
         if status.log_behind { ", BEHIND what participants were told" } else { "" }
     );
+    let low = if status.log_space_low { "LOW: nothing begins" } else { "ample" };
+    let space = format!("{low}, {} bytes free", status.log_free_bytes);
     let now = format!(
         "{} transactions: {} active, {} in doubt, {} heuristic, {} stuck",
         status.transactions,
@@ -65,21 +69,40 @@ fn rows(status: &v1::GetStatusResponse) -> Vec<Vec<String>> {
         status.recovered_total, status.recovered_finished_total
     );
     let sessions = format!(
-        "{} participants, {} clients connected",
-        status.participants_connected, status.clients_connected
+        "{} of {} known participants, {} clients connected",
+        status.participants_connected, status.participants_known, status.clients_connected
     );
     let version = format!("{}, up {}", status.version, short_duration(status.uptime_ms));
-    [
+    let directories = status.log_directories.iter().map(directory);
+    let mut rows = vec![
         ("summary", status.summary.clone()),
         ("coordinator", owner),
         ("version", version),
         ("log", log),
+        ("space", space),
+    ];
+    rows.extend(directories.map(|words| ("directory", words)));
+    rows.extend([
         ("now", now),
         ("sessions", sessions),
         ("since start", since),
         ("recovered", recovered),
+        ("orphans", format!("{} branches that no record explains", status.orphans)),
         ("unexpected", format!("{} messages", status.unexpected_messages_total)),
-    ]
-    .map(|(name, value)| vec![name.to_owned(), value])
-    .to_vec()
+    ]);
+    rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect()
+}
+
+fn directory(directory: &v1::LogDirectory) -> String {
+    let state = match directory.state() {
+        v1::LogDirectoryState::Good => "good",
+        v1::LogDirectoryState::Rebuilt => "good, REBUILT from the other one at the start",
+        v1::LogDirectoryState::GivenUp => "GIVEN UP: not written any more",
+        v1::LogDirectoryState::Unspecified => "in a state that this version does not know",
+    };
+    let detail = match directory.detail.as_str() {
+        "" => String::new(),
+        detail => format!(" ({detail})"),
+    };
+    format!("{} {state}{detail}", directory.dir)
 }

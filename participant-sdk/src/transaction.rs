@@ -61,6 +61,8 @@ pub enum RollbackReason {
     Presumed,
     /// The client's lease was lost.
     LeaseLost,
+    /// The coordinator has no space to record a decision. Trying again later may help.
+    LogFull,
     /// A cause that this version does not know.
     Other,
 }
@@ -74,6 +76,7 @@ impl From<i32> for RollbackReason {
             Ok(v1::RollbackReason::BranchCount) => Self::BranchCount,
             Ok(v1::RollbackReason::Presumed) => Self::Presumed,
             Ok(v1::RollbackReason::LeaseLost) => Self::LeaseLost,
+            Ok(v1::RollbackReason::LogFull) => Self::LogFull,
             Ok(v1::RollbackReason::Unspecified) | Err(_) => Self::Other,
         }
     }

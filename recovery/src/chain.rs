@@ -2,13 +2,14 @@
 
 use crate::damage::{At, Finding, Found, OpenError, Verdict};
 use crate::frame::{Frame, FrameError, frame_crc};
+use crate::retained::{Retained, RetainedFrame};
 use crate::store::{ChainStart, FrameStore, StoreError};
 use crate::witness::Witness;
 use std::path::Path;
 
-/// The end of a checked chain, where the next frame goes.
+/// The end of a checked chain, where the next frame goes. Says nothing of durability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Chain {
+pub struct Chain {
     pub(crate) first: u64,
     pub(crate) next_number: u64,
     pub(crate) last_crc: u32,
@@ -17,7 +18,9 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    pub(crate) fn at(start: ChainStart) -> Self {
+    /// A chain without a frame yet: the next one is the first that counts.
+    #[must_use]
+    pub fn at(start: ChainStart) -> Self {
         Self {
             first: start.number,
             next_number: start.number,
@@ -27,17 +30,35 @@ impl Chain {
         }
     }
 
-    pub(crate) fn last_frame(&self) -> u64 {
+    /// The number of the last frame, or the one before the chain's start.
+    #[must_use]
+    pub fn last_frame(&self) -> u64 {
         self.next_number.saturating_sub(1)
+    }
+
+    /// The checksum of that frame, which the next one must carry.
+    #[must_use]
+    pub fn last_crc(&self) -> u32 {
+        self.last_crc
+    }
+
+    /// The LSN that the next frame's first record must have.
+    #[must_use]
+    pub fn next_lsn(&self) -> u64 {
+        self.next_lsn
     }
 
     pub(crate) fn frames(&self) -> u64 {
         self.next_number - self.first
     }
 
-    /// Checks that these bytes, stored under this number, are the chain's next frame, and takes
-    /// them.
-    pub(crate) fn accept(&mut self, number: Option<u64>, bytes: &[u8]) -> Result<Frame, Finding> {
+    /// Checks that these bytes, stored under this number (`None`: under a key that is no number),
+    /// are the chain's next frame, and takes them. Frames below the chain's start are the caller's
+    /// to skip.
+    ///
+    /// # Errors
+    /// What is wrong; the chain is as it was.
+    pub fn accept(&mut self, number: Option<u64>, bytes: &[u8]) -> Result<Frame, Finding> {
         let expected = self.next_number;
         let finding = |found, detail: String| Finding::new(found, At::Frame(expected), detail);
         let number = number
@@ -76,10 +97,11 @@ impl Chain {
 }
 
 /// What a check found in order.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Checked {
     pub(crate) start: ChainStart,
     pub(crate) chain: Chain,
+    pub(crate) retained: Retained,
     pub(crate) unwitnessed: u64,
 }
 
@@ -100,6 +122,7 @@ pub(crate) fn check(
     let judge = |finding: Finding| finding.judge(dir, witness.clean);
     let start = read_start(dir, store)?;
     let mut chain = Chain::at(start);
+    let mut retained = Retained::from(start);
     let differs = |chain: &Chain| {
         let detail = format!("{:08x}, witnessed {:08x}", chain.last_crc, witness.frame_crc);
         let at = At::Frame(witness.frame);
@@ -113,7 +136,9 @@ pub(crate) fn check(
         let (number, bytes) = stored.map_err(|error| store_error(dir, error))?;
         let number = number.map(|number| number.0);
         if number.is_some_and(|number| number < start.number) {
-            continue; // A crash between storing the start and dropping the frames below it.
+            // A crash between storing the start and dropping the frames below it.
+            retained.remains_below();
+            continue;
         }
         let frame = match chain.accept(number, &bytes) {
             Ok(frame) => frame,
@@ -122,6 +147,7 @@ pub(crate) fn check(
                 continue;
             }
         };
+        retained.push(RetainedFrame::of(&frame, bytes.len()));
         if let Some(finding) = differs(&chain) {
             judge(finding)?;
         }
@@ -138,7 +164,7 @@ pub(crate) fn check(
     let detail = format!("the log ends at frame {last}, its witness says {}", witness.frame);
     let counted = judge(Finding::new(found, at, detail))? == Verdict::Counted;
     let beyond = last.saturating_sub(witness.frame).min(chain.frames());
-    Ok(Checked { start, chain, unwitnessed: if counted { beyond } else { 0 } })
+    Ok(Checked { start, chain, retained, unwitnessed: if counted { beyond } else { 0 } })
 }
 
 /// A store's error while a log is opened.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use unanimous_core::Record;
 
-/// Tags of core records in format 1. Reserved, in this order from 7: Intent, Abort, Prepared,
+/// Tags of core records in format 1. Reserved, in this order, are 7 to 14: Intent, Abort, Prepared,
 /// OperatorAct, Branch, Begin, Lease, Nested.
 mod tag {
     pub(super) const BOOT: u8 = 1;
@@ -19,6 +19,10 @@ mod tag {
     pub(super) const MATCHED: u8 = 4;
     pub(super) const END: u8 = 5;
     pub(super) const OUTCOME_FLOOR: u8 = 6;
+    pub(super) const CARRIED: u8 = 15;
+    pub(super) const CARRIED_OUTCOMES: u8 = 16;
+    pub(super) const FORGOTTEN: u8 = 17;
+    pub(super) const PARTICIPANT: u8 = 18;
 }
 
 /// bincode counts decoded sizes, at most 8 times the encoded ones (a u64 of one byte).
@@ -69,6 +73,14 @@ pub fn encode_record(record: &Record) -> Vec<u8> {
         Record::OutcomeFloor { epoch, sequence } => {
             fields(tag::OUTCOME_FLOOR, encode(&(epoch, sequence)))
         }
+        Record::Carried { gtrid, name, decision, heuristic, branches, matched } => {
+            fields(tag::CARRIED, encode(&(gtrid, name, decision, heuristic, branches, matched)))
+        }
+        Record::CarriedOutcomes { committed } => fields(tag::CARRIED_OUTCOMES, encode(committed)),
+        Record::Forgotten { gtrid, bqual } => fields(tag::FORGOTTEN, encode(&(gtrid, bqual))),
+        Record::Participant { name, resources } => {
+            fields(tag::PARTICIPANT, encode(&(name, resources)))
+        }
     }
 }
 
@@ -96,6 +108,19 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record, CodecError> {
         tag::OUTCOME_FLOOR => {
             let (epoch, sequence) = decode(fields)?;
             Record::OutcomeFloor { epoch, sequence }
+        }
+        tag::CARRIED => {
+            let (gtrid, name, decision, heuristic, branches, matched) = decode(fields)?;
+            Record::Carried { gtrid, name, decision, heuristic, branches, matched }
+        }
+        tag::CARRIED_OUTCOMES => Record::CarriedOutcomes { committed: decode(fields)? },
+        tag::FORGOTTEN => {
+            let (gtrid, bqual) = decode(fields)?;
+            Record::Forgotten { gtrid, bqual }
+        }
+        tag::PARTICIPANT => {
+            let (name, resources) = decode(fields)?;
+            Record::Participant { name, resources }
         }
         unknown => return Err(CodecError::UnknownTag(unknown)),
     })
@@ -127,7 +152,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use unanimous_core::record::{BranchKind, BranchRecord, Evidence};
+    use unanimous_core::record::{BranchKind, BranchRecord, Evidence, OutcomeRecord};
     use unanimous_core::{
         Bqual, BranchResult, Decision, Gtrid, LogId, Owner, ParticipantName, ResourceId,
         TransactionName,
@@ -158,6 +183,18 @@ mod tests {
         };
         let branches = vec![branch, ended];
         let result = BranchResult::RolledBack;
+        let participant = branches[0].participant.clone();
+        let resources = vec![branches[0].resource.clone()];
+        let outcome =
+            OutcomeRecord { gtrid, branches: vec![bqual, bqual], unforgotten: vec![bqual] };
+        let carried = Record::Carried {
+            gtrid,
+            name: name.clone(),
+            decision: Decision::Rollback,
+            heuristic: true,
+            branches: branches.clone(),
+            matched: vec![bqual],
+        };
         vec![
             ("boot", Record::Boot { epoch: u32::MAX }),
             ("commit", Record::Commit { gtrid, name: name.clone(), branches: branches.clone() }),
@@ -165,6 +202,10 @@ mod tests {
             ("matched", Record::Matched { gtrid, bqual, result }),
             ("end", Record::End { gtrid }),
             ("outcome_floor", Record::OutcomeFloor { epoch: 250, sequence: u64::MAX }),
+            ("carried", carried),
+            ("carried_outcomes", Record::CarriedOutcomes { committed: vec![outcome] }),
+            ("forgotten", Record::Forgotten { gtrid, bqual }),
+            ("participant", Record::Participant { name: participant, resources }),
         ]
     }
 
@@ -199,7 +240,7 @@ mod tests {
             let longer = [&bytes[..], &[0]].concat();
             assert_eq!(decode_record(&longer), Err(CodecError::TrailingBytes(1)), "{name}");
         }
-        for unknown in [0, 7, 14, 255] {
+        for unknown in [0, 7, 14, 19, 255] {
             assert_eq!(decode_record(&[unknown, 1]), Err(CodecError::UnknownTag(unknown)));
         }
     }

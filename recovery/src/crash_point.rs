@@ -22,6 +22,10 @@ pub const CRASH_POINTS: &[&str] = &[
     "log.after_flush",
     "log.after_sync",
     "log.after_told",
+    "drop.before",
+    "drop.start_stored",
+    "drop.removed",
+    "drop.done",
     "witness.before",
     "witness.after",
     "close.stored",
@@ -71,13 +75,15 @@ pub fn crash_point(name: &'static str) {
 mod tests {
     use super::CRASH_POINTS;
     use std::collections::BTreeSet;
+    use std::path::PathBuf;
 
     #[test]
     fn the_list_names_exactly_the_places_in_the_sources() {
         let mut used = BTreeSet::new();
-        for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap() {
-            let path = entry.unwrap().path();
+        let mut paths = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+        while let Some(path) = paths.pop() {
             if path.is_dir() {
+                paths.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
                 continue;
             }
             let text = std::fs::read_to_string(path).unwrap();

@@ -172,12 +172,15 @@ pub enum At {
     File(PathBuf, u64),
 }
 
-/// One finding.
+/// One finding, not yet judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Finding {
-    pub(crate) found: Found,
-    pub(crate) at: At,
-    pub(crate) detail: String,
+pub struct Finding {
+    /// What it is.
+    pub found: Found,
+    /// Where.
+    pub at: At,
+    /// Numbers, versions, the store's words.
+    pub detail: String,
 }
 
 impl Finding {

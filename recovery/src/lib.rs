@@ -9,8 +9,10 @@
 //!                                      |
 //!                                      +---> thread "witness": last durable frame, each 100 ms
 //! ```
+//! [`Writer::drop_below`] lets the log thread drop old frames, a bounded slice at a time.
+//!
 //! Reading order: [`frame`] (bytes of one group commit), [`codec`] (bytes of one record), [`store`]
-//! (what a store promises), [`damage`] (what everything found on open means), [`open`], [`writer`],
+//! (what a store promises), [`chain`] (what makes frames a log), [`damage`] (what everything found on open means), [`open`], [`writer`],
 //! [`inspect`] (offline).
 //!
 //! Words: a record is *submitted* once [`Writer::append`] has taken it, *flushed* once `on_flushed`
@@ -20,7 +22,7 @@
 //! What this crate is *not*: it knows no protocol (it stores bytes and counts them), retries no
 //! failed write or sync, and repairs nothing.
 
-mod chain;
+pub mod chain;
 pub mod codec;
 pub mod crash_point;
 pub mod damage;
@@ -30,6 +32,7 @@ mod identity;
 pub mod inspect;
 pub mod museum;
 pub mod open;
+mod retained;
 mod sled_store;
 pub mod store;
 #[cfg(test)]
@@ -37,6 +40,7 @@ mod testing;
 mod witness;
 pub mod writer;
 
+pub use chain::Chain;
 pub use crash_point::{CRASH_POINTS, crash_point};
 pub use damage::{ErrorClass, Found, OpenError};
 pub use identity::LogKind;

@@ -19,6 +19,7 @@ use crate::damage::{At, Finding, Found, OpenError};
 use crate::files::{self, Scratch};
 use crate::frame::Frame;
 use crate::identity::{self, Identity, LogKind, Place};
+use crate::retained::Retained;
 use crate::sled_store::SledStore;
 use crate::store::{ChainStart, FrameStore};
 use crate::witness::{self, Witness, WitnessFile};
@@ -111,6 +112,7 @@ pub struct OpenedLog {
     pub(crate) store: Box<dyn FrameStore>,
     pub(crate) home: Home,
     pub(crate) chain: Chain,
+    pub(crate) retained: Retained,
     start: ChainStart,
     report: OpenReport,
 }
@@ -254,7 +256,8 @@ impl OpenOptions {
         remove_mark(dir)?;
         crash_point("init.done");
         let (chain, store) = (Chain::at(start), Box::new(store));
-        let checked = Checked { start, chain, unwitnessed: 0 };
+        let retained = Retained::from(start);
+        let checked = Checked { start, chain, retained, unwitnessed: 0 };
         let home = Home { dir: dir.to_owned(), id, witness, lock };
         Ok(opened(home, store, checked, true, started))
     }
@@ -343,7 +346,8 @@ fn opened(
         generation: home.witness.last().generation,
         elapsed: started.elapsed(),
     };
-    OpenedLog { store, home, chain: checked.chain, start: checked.start, report }
+    let Checked { start, chain, retained, .. } = checked;
+    OpenedLog { store, home, chain, retained, start, report }
 }
 
 /// The witness must be of this log. Of another incarnation only where `--copied` was interrupted

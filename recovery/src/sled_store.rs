@@ -129,7 +129,9 @@ impl FrameStore for SledStore {
     }
 
     fn drop_below(&mut self, start: ChainStart) -> Result<(), StoreError> {
+        crash_point("drop.before");
         self.begin_chain(start)?;
+        crash_point("drop.start_stored");
         let dropped = ..start.number.to_be_bytes().to_vec();
         guarded("dropping frames", || {
             for key in self.db().range(dropped).keys() {
@@ -137,7 +139,10 @@ impl FrameStore for SledStore {
             }
             Ok(())
         })?;
-        self.sync()
+        crash_point("drop.removed");
+        self.sync()?;
+        crash_point("drop.done");
+        Ok(())
     }
 
     fn bytes_on_disk(&self) -> u64 {

@@ -7,25 +7,22 @@
 use crate::chain::Chain;
 use crate::crash_point::crash_point;
 use crate::damage::OpenError;
-use crate::frame::{
-    FRAME_BYTES_MAX, FRAME_OVERHEAD_BYTES, Frame, RECORD_BYTES_MAX, RECORD_OVERHEAD_BYTES,
-    frame_crc,
-};
+use crate::frame::RECORD_BYTES_MAX;
 use crate::open::{DirLock, Home, OpenedLog};
-use crate::sled_store::panic_message;
+use crate::retained::Retained;
 use crate::store::FrameStore;
 use crate::witness::{Witness, WitnessFile};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use log_thread::LogThread;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use unanimous_core::{FrameNumber, Lsn};
 
-/// How long a group without a forced record waits for company.
-const LAZY_WAIT: Duration = Duration::from_millis(50);
+mod log_thread;
+
 /// The shortest time between two writes of the witness.
 const WITNESS_PAUSE: Duration = Duration::from_millis(100);
 
@@ -75,27 +72,69 @@ pub struct Stats {
     pub queued_records: u64,
     /// Their bytes.
     pub queued_bytes: u64,
+    /// How long the oldest of them has been waiting; grows while a sync hangs. 0 if there is none.
+    pub oldest_queued_ms: u64,
+    /// Frames from the chain's start on, durable ones only.
+    pub retained_frames: u64,
+    /// Their bytes.
+    pub retained_bytes: u64,
+    /// Frames that are not needed any more are still to be dropped.
+    pub dropping: bool,
+}
+
+/// A submitted record.
+struct Queued {
+    record: Vec<u8>,
+    force: bool,
+    at_ms: u64,
 }
 
 enum Command {
-    Append {
-        record: Vec<u8>,
-        force: bool,
-    },
+    Append(Queued),
+    DropBelow(Lsn),
     /// Write what is queued and end.
     End,
     /// The witness could not be written.
     Fail(LogFailed),
 }
 
-#[derive(Default)]
 struct Gauges {
+    /// What `oldest_queued_at_ms` counts from.
+    origin: Instant,
     durable_frame: AtomicU64,
     frames: AtomicU64,
     records: AtomicU64,
     bytes_on_disk: AtomicU64,
     queued_records: AtomicU64,
     queued_bytes: AtomicU64,
+    /// When the oldest record that is not flushed was submitted; means something only while
+    /// something is queued.
+    oldest_queued_at_ms: AtomicU64,
+    retained_frames: AtomicU64,
+    retained_bytes: AtomicU64,
+    dropping: AtomicBool,
+}
+
+impl Gauges {
+    fn new(chain: &Chain, retained: &Retained, bytes_on_disk: u64) -> Self {
+        Self {
+            origin: Instant::now(),
+            durable_frame: AtomicU64::new(chain.last_frame()),
+            frames: AtomicU64::new(0),
+            records: AtomicU64::new(0),
+            bytes_on_disk: AtomicU64::new(bytes_on_disk),
+            queued_records: AtomicU64::new(0),
+            queued_bytes: AtomicU64::new(0),
+            oldest_queued_at_ms: AtomicU64::new(0),
+            retained_frames: AtomicU64::new(retained.frames()),
+            retained_bytes: AtomicU64::new(retained.bytes()),
+            dropping: AtomicBool::new(false),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// What the witness thread is told.
@@ -157,12 +196,10 @@ impl OpenedLog {
         on_flushed: impl FnMut(Flushed) + Send + 'static,
         on_failed: impl FnOnce(LogFailed) + Send + 'static,
     ) -> Result<Writer, OpenError> {
-        let Self { store, home, chain, .. } = self;
+        let Self { store, home, chain, retained, .. } = self;
         let Home { dir, witness, lock, .. } = home;
         let (commands, queue) = channel();
-        let gauges = Arc::new(Gauges::default());
-        gauges.durable_frame.store(chain.last_frame(), Ordering::Relaxed);
-        gauges.bytes_on_disk.store(store.bytes_on_disk(), Ordering::Relaxed);
+        let gauges = Arc::new(Gauges::new(&chain, &retained, store.bytes_on_disk()));
         let state =
             Durable { frame: chain.last_frame(), frame_crc: chain.last_crc, ..Durable::default() };
         let durable: Shared = Arc::new((Mutex::new(state), Condvar::new()));
@@ -170,6 +207,7 @@ impl OpenedLog {
 
         let log = LogThread {
             ended: Ended { store, chain },
+            retained,
             queue,
             carried: None,
             ending: false,
@@ -215,22 +253,44 @@ impl Writer {
         let mut next_lsn = locked(&self.next_lsn);
         assert_eq!(lsn.0, *next_lsn, "records are appended in the order of their LSNs");
         *next_lsn += 1;
-        self.gauges.queued_records.fetch_add(1, Ordering::Relaxed);
-        self.gauges.queued_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.commands.send(Command::Append { record, force }).map_err(|_| AppendError::Failed)
+        let (gauges, at_ms) = (&self.gauges, self.gauges.now_ms());
+        if gauges.queued_records.load(Ordering::Relaxed) == 0 {
+            gauges.oldest_queued_at_ms.store(at_ms, Ordering::Relaxed);
+        }
+        gauges.queued_records.fetch_add(1, Ordering::Relaxed);
+        gauges.queued_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        let queued = Queued { record, force, at_ms };
+        self.commands.send(Command::Append(queued)).map_err(|_| AppendError::Failed)
+    }
+
+    /// Says that no record below `lsn` is needed any more. Never blocks. Frames whose records are
+    /// all below it are dropped when there is time: oldest first, a bounded slice after each frame
+    /// and while nothing is queued, each slice durably, the newest frame never. What is left when
+    /// the log is closed stays until it is said again. A lower `lsn` than before changes nothing.
+    pub fn drop_below(&self, lsn: Lsn) {
+        self.gauges.dropping.store(true, Ordering::Relaxed);
+        // A failed log drops nothing, and whoever appends hears of it.
+        let _ = self.commands.send(Command::DropBelow(lsn));
     }
 
     /// The log in numbers; cheap.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let read = |gauge: &AtomicU64| gauge.load(Ordering::Relaxed);
+        let waiting_ms =
+            || self.gauges.now_ms().saturating_sub(read(&self.gauges.oldest_queued_at_ms));
+        let queued_records = read(&self.gauges.queued_records);
         Stats {
             durable_frame: FrameNumber(read(&self.gauges.durable_frame)),
             frames: read(&self.gauges.frames),
             records: read(&self.gauges.records),
             bytes_on_disk: read(&self.gauges.bytes_on_disk),
-            queued_records: read(&self.gauges.queued_records),
+            queued_records,
             queued_bytes: read(&self.gauges.queued_bytes),
+            oldest_queued_ms: if queued_records == 0 { 0 } else { waiting_ms() },
+            retained_frames: read(&self.gauges.retained_frames),
+            retained_bytes: read(&self.gauges.retained_bytes),
+            dropping: self.gauges.dropping.load(Ordering::Relaxed),
         }
     }
 
@@ -291,157 +351,6 @@ impl Drop for Writer {
 fn join<T>(thread: Option<JoinHandle<Option<T>>>) -> Option<T> {
     let other = thread.filter(|handle| handle.thread().id() != std::thread::current().id())?;
     other.join().ok().flatten()
-}
-
-struct LogThread<F> {
-    ended: Ended,
-    queue: Receiver<Command>,
-    /// A record that did not fit into the last frame.
-    carried: Option<(Vec<u8>, bool)>,
-    ending: bool,
-    gauges: Arc<Gauges>,
-    durable: Shared,
-    on_flushed: F,
-}
-
-impl<F: FnMut(Flushed)> LogThread<F> {
-    fn run_to_the_end(mut self, on_failed: impl FnOnce(LogFailed)) -> Option<Ended> {
-        let failed = match catch_unwind(AssertUnwindSafe(|| self.run())) {
-            Ok(Ok(())) => return Some(self.ended),
-            Ok(Err(failed)) => failed,
-            Err(panic) => LogFailed { what: format!("a panic: {}", panic_message(&*panic)) },
-        };
-        // The end of a store writes; after a failure nothing may.
-        std::mem::forget(self.ended);
-        drop(self.queue);
-        on_failed(failed);
-        None
-    }
-
-    fn run(&mut self) -> Result<(), LogFailed> {
-        loop {
-            let records = self.gather()?;
-            if records.is_empty() {
-                return Ok(());
-            }
-            self.write(records)?;
-        }
-    }
-
-    /// The next group: what is queued, up to the longest frame. Empty at the end.
-    fn gather(&mut self) -> Result<Vec<Vec<u8>>, LogFailed> {
-        let mut group = Vec::new();
-        let mut bytes = FRAME_OVERHEAD_BYTES;
-        let mut forced = false;
-        let mut deadline = None;
-        while let Some((record, force)) = self.next(&group, forced, deadline)? {
-            bytes += RECORD_OVERHEAD_BYTES + record.len();
-            if bytes > FRAME_BYTES_MAX {
-                self.carried = Some((record, force));
-                break;
-            }
-            group.push(record);
-            forced |= force;
-            deadline.get_or_insert_with(|| Instant::now() + LAZY_WAIT);
-        }
-        Ok(group)
-    }
-
-    /// The next record for the group, or that it is complete.
-    fn next(
-        &mut self,
-        group: &[Vec<u8>],
-        forced: bool,
-        deadline: Option<Instant>,
-    ) -> Result<Option<(Vec<u8>, bool)>, LogFailed> {
-        if self.carried.is_some() || self.ending {
-            return Ok(self.carried.take());
-        }
-        let received = if group.is_empty() {
-            self.queue.recv().ok()
-        } else if forced {
-            return match self.queue.try_recv() {
-                Ok(command) => self.take(Some(command)),
-                Err(_) => Ok(None),
-            };
-        } else {
-            let left =
-                deadline.map_or(LAZY_WAIT, |at| at.saturating_duration_since(Instant::now()));
-            match self.queue.recv_timeout(left) {
-                Ok(command) => Some(command),
-                Err(RecvTimeoutError::Timeout) => return Ok(None),
-                Err(RecvTimeoutError::Disconnected) => None,
-            }
-        };
-        self.take(received)
-    }
-
-    fn take(&mut self, received: Option<Command>) -> Result<Option<(Vec<u8>, bool)>, LogFailed> {
-        match received {
-            Some(Command::Append { record, force }) => Ok(Some((record, force))),
-            Some(Command::Fail(failed)) => Err(failed),
-            Some(Command::End) | None => {
-                self.ending = true;
-                Ok(None)
-            }
-        }
-    }
-
-    /// Writes one frame, durably, and tells of it. The only place where frames come from: one at a
-    /// time.
-    fn write(&mut self, records: Vec<Vec<u8>>) -> Result<(), LogFailed> {
-        crash_point("log.before_append");
-        let count = records.len() as u64;
-        let record_bytes: usize = records.iter().map(Vec::len).sum();
-        let chain = &mut self.ended.chain;
-        let frame = Frame {
-            number: chain.next_number,
-            first_lsn: chain.next_lsn,
-            unix_ms: unix_ms(),
-            previous_crc: chain.last_crc,
-            records,
-        };
-        let bytes = frame.encode();
-        self.ended
-            .store
-            .append(FrameNumber(frame.number), &bytes)
-            .map_err(|error| LogFailed { what: error.to_string() })?;
-        chain.next_number += 1;
-        chain.last_crc = frame_crc(&bytes);
-        chain.next_lsn += count;
-        chain.records += count;
-        let flushed = Flushed {
-            upto: Lsn(chain.next_lsn - 1),
-            frame: FrameNumber(frame.number),
-            records: u32::try_from(count).unwrap_or(u32::MAX),
-        };
-        self.count(flushed, record_bytes as u64);
-        let (state, wake) = &*self.durable;
-        let mut state = locked(state);
-        (state.frame, state.frame_crc) = (frame.number, self.ended.chain.last_crc);
-        if std::mem::take(&mut state.idle) {
-            wake.notify_one();
-        }
-        drop(state);
-        (self.on_flushed)(flushed);
-        crash_point("log.after_told");
-        Ok(())
-    }
-
-    fn count(&self, flushed: Flushed, record_bytes: u64) {
-        let gauges = &*self.gauges;
-        gauges.durable_frame.store(flushed.frame.0, Ordering::Relaxed);
-        gauges.frames.fetch_add(1, Ordering::Relaxed);
-        gauges.records.fetch_add(u64::from(flushed.records), Ordering::Relaxed);
-        gauges.bytes_on_disk.store(self.ended.store.bytes_on_disk(), Ordering::Relaxed);
-        gauges.queued_records.fetch_sub(u64::from(flushed.records), Ordering::Relaxed);
-        gauges.queued_bytes.fetch_sub(record_bytes, Ordering::Relaxed);
-    }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Follows the durable frames with the witness, off the commit path, until told to stop or a write

@@ -31,15 +31,15 @@ fn setting(name: &str, default: u64) -> u64 {
 
 /// A log of two lives; killed with its last frames unwitnessed, or cleanly stopped.
 fn make(dir: &Path, clean: bool) {
-    append(OPTIONS.open(dir).unwrap(), FRAMES / 2, |_| ()).close().unwrap();
-    let writer = append(OPTIONS.open(dir).unwrap(), FRAMES / 2, |_| ());
+    append(OPTIONS.open(dir).unwrap(), FRAMES / 2, |_, _| ()).close().unwrap();
+    let writer = append(OPTIONS.open(dir).unwrap(), FRAMES / 2, |_, _| ());
     if clean {
         return writer.close().unwrap();
     }
     drop(writer);
     let opened = OPTIONS.open(dir).unwrap();
     let witness = fs::read(dir.join("witness")).unwrap();
-    let writer = append(opened, BEYOND, |_| ());
+    let writer = append(opened, BEYOND, |_, _| ());
     let image = dir.with_extension("image");
     copy(dir, &image);
     drop(writer);

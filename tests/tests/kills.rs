@@ -138,7 +138,7 @@ fn committed(dir: &Path) -> BTreeSet<Gtrid> {
         if let Record::Commit { gtrid, .. } = &record {
             committed.insert(*gtrid);
         }
-        recovered.fold(record);
+        recovered.fold(stored.lsn, record);
     }
     assert_eq!(recovered.transactions().count(), 0, "unfinished or heuristic");
     committed

@@ -14,7 +14,7 @@ pub struct CallerId(pub u64);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// Somebody asked for something. Exactly one [`Action::Reply`] follows, now or later, except
-    /// for [`Request::Attach`], which has none.
+    /// for [`Request::Attach`], [`Request::Compact`] and [`Request::Storage`], which have none.
     Requested {
         /// Who gets the reply.
         by: CallerId,
@@ -86,8 +86,8 @@ pub enum Request {
         /// Its branch.
         branch: BranchId,
     },
-    /// A participant's session has opened: what is pending for its resources is sent again at once.
-    /// No reply.
+    /// A participant's session has opened: what is pending for its resources is sent again, some at
+    /// once and each further one with an answer ([`crate::Limits::redrive_window`]). No reply.
     Attach {
         /// The participant.
         participant: ParticipantName,
@@ -95,6 +95,21 @@ pub enum Request {
         resources: Vec<ResourceId>,
         /// The highest frame it was ever told with a decision, and in which life of which log.
         seen: Vec<(Owner, FrameNumber)>,
+    },
+    /// One bounded step of a compaction: what is live and was recorded at or before `upto` moves to
+    /// the end of the log. When nothing is left there, and the moves are durable,
+    /// [`Action::Drop`] says so. Repeat it until then. No reply.
+    Compact {
+        /// Up to where the log is to be freed. Only what is durable is moved.
+        upto: Lsn,
+        /// How many transactions and outcomes at most.
+        items_max: usize,
+    },
+    /// The log's space has become low, or ample again. While it is low nothing begins and nothing
+    /// new is decided to commit; what is decided is finished. No reply.
+    Storage {
+        /// Too little space for new decisions.
+        low: bool,
     },
 }
 
@@ -183,6 +198,11 @@ pub enum Action {
         record: Record,
         /// Somebody waits for it. A lazy record may wait for company.
         force: bool,
+    },
+    /// Records below this one are needed no more.
+    Drop {
+        /// The first that is needed.
+        below: Lsn,
     },
     /// Deliver a message or drop it; the coordinator sends again.
     Send {
@@ -291,6 +311,8 @@ pub enum RollbackCause {
     },
     /// The caller counted another number of branches than enlisted.
     BranchCount,
+    /// There is no space to record a decision.
+    LogFull,
     /// No record.
     Presumed,
 }
@@ -317,6 +339,11 @@ pub enum EnlistRefusal {
 pub enum Refusal {
     /// As many transactions as there may be: try again later.
     TooManyTransactions {
+        /// After this time.
+        retry_after_ms: u64,
+    },
+    /// There is no space to record decisions: try again later.
+    LogFull {
         /// After this time.
         retry_after_ms: u64,
     },

@@ -64,6 +64,53 @@ pub enum Record {
         /// Its sequence number.
         sequence: u64,
     },
+    /// **L** The whole state of an unfinished or heuristic transaction, moved to the end of the log
+    /// so that older frames may go. It replaces all earlier records of the transaction.
+    Carried {
+        /// The transaction.
+        gtrid: Gtrid,
+        /// For lists.
+        name: TransactionName,
+        /// What was decided.
+        decision: Decision,
+        /// A Heuristic record of it was in the log.
+        heuristic: bool,
+        /// All branches of phase two with their results so far.
+        branches: Vec<BranchRecord>,
+        /// Those that decided alone, as decided, and have not said that they forgot.
+        matched: Vec<Bqual>,
+    },
+    /// **L** Remembered outcomes, moved in the same way. Each was a commit.
+    CarriedOutcomes {
+        /// In the order of their ids.
+        committed: Vec<OutcomeRecord>,
+    },
+    /// **L** A branch that decided alone, as decided, has forgotten: it will not report again.
+    Forgotten {
+        /// The transaction.
+        gtrid: Gtrid,
+        /// The branch.
+        bqual: Bqual,
+    },
+    /// **L** A participant that this coordinator has met, with the resources that it has declared
+    /// so far: known ones are listed while they are away. A later one of the same name replaces it.
+    Participant {
+        /// Its name.
+        name: ParticipantName,
+        /// In order.
+        resources: Vec<ResourceId>,
+    },
+}
+
+/// The outcome of a finished transaction that was committed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct OutcomeRecord {
+    /// The transaction.
+    pub gtrid: Gtrid,
+    /// The branches of phase two.
+    pub branches: Vec<Bqual>,
+    /// Those that decided alone, as decided, and have not said that they forgot.
+    pub unforgotten: Vec<Bqual>,
 }
 
 /// A branch in a record.

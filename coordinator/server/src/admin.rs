@@ -92,7 +92,7 @@ impl v1::admin_service_server::AdminService for Admin {
         status.transactions_in_doubt = census.in_doubt;
         status.transactions_heuristic = census.heuristic;
         status.transactions_stuck = census.stuck;
-        status.summary = summary(&status.summary, &census, status.log_behind);
+        status.summary = summary(&census, &status);
         Ok(Response::new(status))
     }
 
@@ -140,6 +140,13 @@ impl v1::admin_service_server::AdminService for Admin {
         count_pending(&mut participants, pending);
         Ok(Response::new(v1::ListParticipantsResponse { participants }))
     }
+
+    async fn list_orphans(
+        &self,
+        _: Request<v1::ListOrphansRequest>,
+    ) -> Result<Response<v1::ListOrphansResponse>, Status> {
+        Ok(Response::new(self.ask(Query::Orphans).await?))
+    }
 }
 
 /// Participants that the log names and nobody has met in this life are listed too, without an
@@ -150,18 +157,19 @@ fn count_pending(participants: &mut Vec<v1::Participant>, mut pending: BTreeMap<
     }
     let unmet = pending.into_iter().map(|(name, branches_pending)| v1::Participant {
         name,
-        instances: Vec::new(),
         branches_pending,
+        ..v1::Participant::default()
     });
     participants.extend(unmet);
 }
 
-fn summary(doing: &str, census: &Census, log_behind: bool) -> String {
-    if log_behind {
+/// One sentence of health, what needs a person first.
+fn summary(census: &Census, status: &v1::GetStatusResponse) -> String {
+    if status.log_behind {
         return "the log went back in time: nothing is presumed, a person has to look".to_owned();
     }
     let plural = |count| if count == 1 { "" } else { "s" };
-    let Census { in_doubt, heuristic, stuck, .. } = *census;
+    let (doing, Census { in_doubt, heuristic, stuck, .. }) = (&status.summary, *census);
     let mut summary = format!("{doing}; {in_doubt} transaction{} in doubt", plural(in_doubt));
     if stuck > 0 {
         summary += &format!(", {stuck} stuck");
@@ -169,7 +177,23 @@ fn summary(doing: &str, census: &Census, log_behind: bool) -> String {
     if heuristic > 0 {
         summary += &format!(", {heuristic} heuristic: needs you");
     }
+    if status.orphans > 0 {
+        let orphans = status.orphans;
+        let no_record = "that no record explains: needs you";
+        summary += &format!(", {orphans} prepared branch{} {no_record}", plural_es(orphans));
+    }
+    if status.log_space_low {
+        summary += ", the log's file system is full: nothing begins, free some space";
+    }
+    let given_up = v1::LogDirectoryState::GivenUp;
+    if status.log_directories.iter().any(|directory| directory.state() == given_up) {
+        summary += ", one of the log's directories is given up: needs you";
+    }
     summary
+}
+
+fn plural_es(count: u64) -> &'static str {
+    if count == 1 { "" } else { "es" }
 }
 
 /// 0 is the default, and more than the most is the most.
@@ -251,7 +275,17 @@ mod tests {
     #[test]
     fn the_summary_says_what_needs_a_person() {
         let census = Census { in_doubt: 1, heuristic: 2, ..Census::default() };
-        let summary = summary("serving", &census, false);
-        assert_eq!(summary, "serving; 1 transaction in doubt, 2 heuristic: needs you");
+        let mut status =
+            v1::GetStatusResponse { summary: "serving".to_owned(), ..Default::default() };
+        let words = "serving; 1 transaction in doubt, 2 heuristic: needs you";
+        assert_eq!(summary(&census, &status), words);
+        status.orphans = 2;
+        status.log_space_low = true;
+        let given_up = v1::LogDirectoryState::GivenUp.into();
+        status.log_directories = vec![v1::LogDirectory { state: given_up, ..Default::default() }];
+        let all = summary(&census, &status);
+        for words in ["2 prepared branches", "file system is full", "is given up"] {
+            assert!(all.contains(words), "{all}");
+        }
     }
 }

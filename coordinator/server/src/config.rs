@@ -6,9 +6,9 @@ use unanimous_core::Limits;
 use unanimous_core::record::DETAIL_BYTES_MAX;
 use unanimous_recovery::frame::RECORD_BYTES_MAX;
 
-/// The most one branch adds to a record: its id, names, evidence and words at their longest, and
-/// their lengths.
-const BRANCH_RECORD_BYTES_MAX: usize = 24 + 65 + 130 + 2 + 296 + 2 + DETAIL_BYTES_MAX + 3;
+/// The most one branch adds to a record: its id (twice where it decided alone), names, evidence and
+/// words at their longest, and their lengths.
+const BRANCH_RECORD_BYTES_MAX: usize = 2 * 24 + 65 + 130 + 2 + 296 + 2 + DETAIL_BYTES_MAX + 3;
 /// What a record holds besides its branches: gtrid, name, decision, tag, count.
 const RECORD_HEAD_BYTES_MAX: usize = 128;
 /// Below this a hello with its in-doubt list would not fit.
@@ -51,9 +51,19 @@ pub struct Config {
     /// Length of one message, in bytes. A longer one ends its session, or fails its call with
     /// OUT_OF_RANGE.
     pub message_bytes_max: usize,
-    /// Record bytes that wait for the log. At the limit Begin is refused with LOG_BUSY; what has
-    /// begun is finished.
+    /// Record bytes that wait for the log. At the limit Begin is refused with LOG_BUSY, and a commit
+    /// waits before its participants prepare; what is prepared is finished.
     pub log_queue_bytes_max: u64,
+    /// Bytes of frames above which the log is compacted, unless what was live after the last
+    /// compaction is more than half of them: then twice that. A compaction moves what is live to
+    /// the end of the log, a bounded step at a time, and drops what lies before.
+    pub log_bytes_compact: u64,
+    /// While the oldest record has been waiting for the disk for this long, in milliseconds, Begin
+    /// is refused with LOG_SLOW. Nothing that was handed to the log is given up.
+    pub log_slow_ms: u64,
+    /// Branches that no record explains and that are listed for the operator. At the limit further
+    /// ones are only counted.
+    pub orphans_max: usize,
     /// Admin queries that wait for the driver. At the limit an admin call waits.
     pub queries_queue: usize,
     /// A connection that is silent this long is asked for a sign of life, in milliseconds.
@@ -84,6 +94,9 @@ impl Default for Config {
             participants_max: 10_000,
             message_bytes_max: 4 << 20,
             log_queue_bytes_max: 64 << 20,
+            log_bytes_compact: 8 << 20,
+            log_slow_ms: 1_000,
+            orphans_max: 1_000,
             queries_queue: 64,
             keepalive_ms: 10_000,
             keepalive_timeout_ms: 10_000,
@@ -120,6 +133,9 @@ impl Config {
             ("calls_per_client_max", self.calls_per_client_max),
             ("calls_max", self.calls_max),
             ("participants_max", self.participants_max),
+            ("limits.outcomes_max", self.limits.outcomes_max),
+            ("limits.redrive_window", self.limits.redrive_window),
+            ("limits.ticks_max", self.limits.ticks_max),
             ("queries_queue", self.queries_queue),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
@@ -201,10 +217,12 @@ mod tests {
             result: Some(BranchResult::Hazard),
             detail: "d".repeat(DETAIL_BYTES_MAX),
         };
-        let record = Record::Heuristic {
+        let record = Record::Carried {
             gtrid,
             name: TransactionName::new(&"n".repeat(64)).unwrap(),
             decision: Decision::Commit,
+            heuristic: true,
+            matched: vec![branch.bqual; config.limits.branches_max],
             branches: vec![branch; config.limits.branches_max],
         };
         let bytes = codec::encode_record(&record).len();

@@ -214,6 +214,7 @@ fn ended(ending: Ending) -> v1::Result {
             v1::RollbackReason::Voted
         }
         Some(RollbackCause::BranchCount) => v1::RollbackReason::BranchCount,
+        Some(RollbackCause::LogFull) => v1::RollbackReason::LogFull,
         Some(RollbackCause::Presumed) => v1::RollbackReason::Presumed,
     };
     if ending.outcome == Outcome::RolledBack {

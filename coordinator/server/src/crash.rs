@@ -21,6 +21,8 @@ pub const CRASH_POINTS: &[&str] = &[
     "serve.commit.after_send",
     "serve.ack.received",
     "serve.end.before_append",
+    "serve.compact.before_append",
+    "serve.compact.before_drop",
 ];
 
 #[cfg(feature = "crash-points")]

@@ -11,18 +11,21 @@
 use crate::client_session::closing;
 use crate::convert;
 use crate::crash::after_write;
+use crate::orphans::{self, Orphans};
 use crate::refusal::Refusal;
 use crate::registry::Registry;
 use crate::session::{
     Call, ClientOpened, Gate, Inbound, Offered, Outbound, ParticipantOpened, SessionId,
 };
 use crate::shutdown::{Asked, Shutdown};
+use crate::upkeep::Upkeep;
 use crate::view::{self, Query};
 use crate::{ServeError, Stage};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use unanimous_core::coordinator::State;
+use unanimous_core::message::Verdict;
 use unanimous_core::{
     Action, Answer, BranchId, CallerId, Coordinator, Decision, Event, Gtrid, Lsn, Message, Millis,
     Record, Request, Response, Route,
@@ -83,7 +86,10 @@ pub(crate) struct Driver {
     waiting: VecDeque<Inbound>,
     appends: Vec<(Lsn, Vec<u8>, bool)>,
     commits_in_log: CommitsInLog,
-    log_busy: bool,
+    /// Commits that wait until the log has room.
+    held_back: VecDeque<(Caller, Request)>,
+    pub(crate) upkeep: Upkeep,
+    pub(crate) orphans: Orphans,
     stage: watch::Sender<Stage>,
     housekeeping_at: Millis,
     stuck_check_at: Millis,
@@ -111,6 +117,7 @@ impl Driver {
         stage: watch::Sender<Stage>,
     ) -> Self {
         let registry = Registry::new(gate.owner(), gate.config());
+        let orphans = Orphans::new(gate.config().orphans_max);
         Self {
             coordinator,
             registry,
@@ -123,7 +130,9 @@ impl Driver {
             waiting: VecDeque::with_capacity(BATCH_MAX),
             appends: Vec::new(),
             commits_in_log: CommitsInLog::default(),
-            log_busy: false,
+            held_back: VecDeque::new(),
+            upkeep: Upkeep::default(),
+            orphans,
             stage,
             housekeeping_at: Millis(HOUSEKEEPING_MS),
             stuck_check_at: Millis(STUCK_CHECK_MS),
@@ -159,6 +168,7 @@ impl Driver {
                 self.on_query(now, query);
             }
             self.on_time(now);
+            self.on_log(now);
             self.submit()?;
         }
         self.end_sessions();
@@ -177,13 +187,14 @@ impl Driver {
         times.into_iter().flatten().min().unwrap_or(self.housekeeping_at).min(self.housekeeping_at)
     }
 
-    fn handle(&mut self, now: Millis, event: Event) {
+    pub(crate) fn handle(&mut self, now: Millis, event: Event) {
         self.coordinator.handle(now, event);
         self.carry_out(now);
     }
 
     fn on_flushed(&mut self, now: Millis, flushed: Flushed) {
         let Flushed { upto, frame, .. } = flushed;
+        self.upkeep.durable = upto;
         if self.commits_in_log.pass(upto) {
             crash_point("serve.decided.durable");
         }
@@ -216,7 +227,11 @@ impl Driver {
     fn on_inbound(&mut self, now: Millis, inbound: Inbound) {
         match inbound {
             Inbound::ParticipantOpened(opened) => self.on_participant(now, *opened),
-            Inbound::Answered(event) => {
+            Inbound::Answered(session, event) => {
+                // A newer session of the same instance has taken its place.
+                if self.registry.name(session).is_none() {
+                    return self.gate.ignore(session, "", "an answer of a session that has ended");
+                }
                 match &event {
                     Event::Answered { answer: Answer::Voted(_), .. } => {
                         crash_point("serve.vote.received");
@@ -226,6 +241,9 @@ impl Driver {
                 self.handle(now, event);
             }
             Inbound::Enlist(session, enlistment) => {
+                if self.registry.name(session).is_none() {
+                    return self.gate.ignore(session, "", "a branch of a session that has ended");
+                }
                 let by = self.caller(Caller::Enlist { session, branch: enlistment.branch });
                 self.handle(now, Event::Requested { by, request: Request::Enlist(*enlistment) });
             }
@@ -326,6 +344,10 @@ impl Driver {
     fn request(&mut self, now: Millis, caller: Caller, request: Request) {
         if matches!(request, Request::Commit { .. }) {
             crash_point("serve.commit.requested");
+            // Before anybody prepares: whoever has voted commit holds locks until the log answers.
+            if self.upkeep.log_busy {
+                return self.held_back.push_back((caller, request));
+            }
         }
         let by = self.caller(caller);
         self.handle(now, Event::Requested { by, request });
@@ -334,13 +356,21 @@ impl Driver {
     /// What is refused before the coordinator hears of it.
     fn admit(&self, request: &Request) -> Result<(), Refusal> {
         let calls_max = self.gate.config().calls_max;
-        if self.callers.len() >= calls_max {
+        if self.callers.len() + self.held_back.len() >= calls_max {
             return Err(Refusal::too_many_calls(calls_max));
         }
         match request {
             Request::Begin { .. } if self.drain.is_some() => Err(Refusal::stopping()),
-            Request::Begin { .. } if self.log_busy => Err(Refusal::log_busy()),
+            Request::Begin { .. } => self.upkeep.admit_begin(),
             _ => Ok(()),
+        }
+    }
+
+    /// The log has room again.
+    pub(crate) fn release_held_back(&mut self, now: Millis) {
+        for (caller, request) in std::mem::take(&mut self.held_back) {
+            let by = self.caller(caller);
+            self.handle(now, Event::Requested { by, request });
         }
     }
 
@@ -370,6 +400,7 @@ impl Driver {
         while let Some(action) = self.coordinator.poll() {
             match action {
                 Action::Append { lsn, record, force } => self.append(lsn, &record, force),
+                Action::Drop { below } => self.drop_below(below),
                 Action::Send { to, branch, message } => self.send(now, &to, &branch, message),
                 Action::Reply { to, response } => self.reply(now, to, response),
             }
@@ -389,8 +420,16 @@ impl Driver {
                 tracing::warn!(%gtrid, ?decision, ?outcome, "{words}");
             }
             Record::End { .. } => crash_point("serve.end.before_append"),
-            Record::Boot { .. } | Record::Matched { .. } | Record::OutcomeFloor { .. } => {}
+            Record::Carried { .. } | Record::CarriedOutcomes { .. } => {
+                crash_point("serve.compact.before_append");
+            }
+            Record::Boot { .. }
+            | Record::Matched { .. }
+            | Record::OutcomeFloor { .. }
+            | Record::Forgotten { .. }
+            | Record::Participant { .. } => {}
         }
+        self.upkeep.appended = lsn;
         self.appends.push((lsn, codec::encode_record(record), force));
     }
 
@@ -445,10 +484,29 @@ impl Driver {
             }
             Caller::Inquire { session, branch } => {
                 if let Response::Verdict(verdict) = response {
+                    self.note_orphan(now, session, branch, &verdict);
                     let answer = convert::answer(&branch, verdict);
                     self.registry.answer(now, session, Body::Answer(answer));
                 }
             }
+        }
+    }
+
+    fn note_orphan(
+        &mut self,
+        now: Millis,
+        session: SessionId,
+        branch: BranchId,
+        verdict: &Verdict,
+    ) {
+        match (verdict, self.registry.name(session)) {
+            (Verdict::LeaveAlone, Some(participant)) => {
+                let behind = self.coordinator.log_behind();
+                let reason = orphans::reason(self.gate.owner(), &branch, behind);
+                self.orphans.left_alone(now, participant, branch, reason);
+            }
+            (Verdict::Commit { .. } | Verdict::Rollback, _) => self.orphans.explained(&branch),
+            _ => {}
         }
     }
 
@@ -471,7 +529,6 @@ impl Driver {
         if self.coordinator.deadline().is_some_and(|at| at <= now) {
             self.handle(now, Event::Ticked);
         }
-        self.log_busy = self.writer.stats().queued_bytes >= self.gate.config().log_queue_bytes_max;
         if now >= self.housekeeping_at {
             self.housekeeping_at = now.plus(HOUSEKEEPING_MS);
             self.registry.set_mark(now, self.coordinator.ended_mark());

@@ -21,6 +21,7 @@ mod connection;
 mod convert;
 mod crash;
 mod driver;
+mod orphans;
 mod participant_session;
 mod refusal;
 mod registry;
@@ -28,6 +29,7 @@ mod serve;
 mod session;
 mod shutdown;
 mod unary;
+mod upkeep;
 mod view;
 mod words;
 

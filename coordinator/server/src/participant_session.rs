@@ -181,8 +181,8 @@ impl Peer {
                 return Some(Inbound::Broke(session, "a second hello"));
             }
             Some(Body::Enlist(enlist)) => self.enlist(session, &enlist),
-            Some(Body::Vote(vote)) => self.vote(&vote),
-            Some(Body::Acknowledged(acknowledged)) => self.acknowledged(&acknowledged),
+            Some(Body::Vote(vote)) => self.vote(session, &vote),
+            Some(Body::Acknowledged(acknowledged)) => self.acknowledged(session, &acknowledged),
             Some(Body::Inquire(inquire)) => {
                 let branches = branches(gate, session, self, &inquire.branches);
                 Ok(Inbound::Inquire(session, branches))
@@ -219,20 +219,29 @@ impl Peer {
         Ok(Inbound::Enlist(session, Box::new(enlistment)))
     }
 
-    fn vote(&self, wire: &v1::Vote) -> Result<Inbound, &'static str> {
+    fn vote(&self, session: SessionId, wire: &v1::Vote) -> Result<Inbound, &'static str> {
         let branch = convert::branch_id(wire.branch.as_ref()).map_err(|Hold| MALFORMED_ID)?;
         let vote = convert::vote(wire).map_err(|Hold| "an unknown ballot")?;
-        self.answered(branch, Answer::Voted(vote))
+        self.answered(session, branch, Answer::Voted(vote))
     }
 
-    fn acknowledged(&self, wire: &v1::Acknowledged) -> Result<Inbound, &'static str> {
+    fn acknowledged(
+        &self,
+        session: SessionId,
+        wire: &v1::Acknowledged,
+    ) -> Result<Inbound, &'static str> {
         let branch = convert::branch_id(wire.branch.as_ref()).map_err(|Hold| MALFORMED_ID)?;
         let done = convert::done(wire.done()).map_err(|Hold| "an unknown done")?;
         let detail = cut(&wire.detail, DETAIL_BYTES_MAX).to_owned();
-        self.answered(branch, Answer::Acknowledged { done, detail })
+        self.answered(session, branch, Answer::Acknowledged { done, detail })
     }
 
-    fn answered(&self, branch: BranchId, answer: Answer) -> Result<Inbound, &'static str> {
+    fn answered(
+        &self,
+        session: SessionId,
+        branch: BranchId,
+        answer: Answer,
+    ) -> Result<Inbound, &'static str> {
         let number = branch.bqual.resource_manager();
         let (_, resource) = self
             .resources
@@ -240,7 +249,7 @@ impl Peer {
             .find(|(known, _)| *known == number)
             .ok_or("a branch of a resource that the session does not declare")?;
         let (from, resource) = (self.name.clone(), resource.clone());
-        Ok(Inbound::Answered(Event::Answered { from, resource, branch, answer }))
+        Ok(Inbound::Answered(session, Event::Answered { from, resource, branch, answer }))
     }
 }
 

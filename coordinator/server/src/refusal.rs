@@ -54,6 +54,11 @@ impl Refusal {
         Self::new(Code::ResourceExhausted, "LOG_BUSY", detail, SOON_MS)
     }
 
+    pub(crate) fn log_slow(waiting_ms: u64) -> Self {
+        let detail = format!("the log's disk has not answered for {waiting_ms} ms");
+        Self::new(Code::ResourceExhausted, "LOG_SLOW", detail, LATER_MS)
+    }
+
     pub(crate) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(Code::NotFound, "NOT_FOUND", detail, 0)
     }
@@ -96,6 +101,12 @@ impl From<CoreRefusal> for Refusal {
                 Code::ResourceExhausted,
                 "TOO_MANY_TRANSACTIONS",
                 "as many transactions as there may be are open",
+                retry_after_ms,
+            ),
+            CoreRefusal::LogFull { retry_after_ms } => Self::new(
+                Code::ResourceExhausted,
+                "LOG_FULL",
+                "there is no space to record decisions",
                 retry_after_ms,
             ),
             CoreRefusal::Starting => {

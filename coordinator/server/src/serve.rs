@@ -159,7 +159,7 @@ fn recover(config: &Config, log: &OpenedLog) -> Result<Coordinator, ServeError> 
         let lsn = stored.lsn;
         let record = codec::decode_record(&stored.bytes)
             .map_err(|error| ServeError::Record { lsn, error })?;
-        recovered.fold(record);
+        recovered.fold(lsn, record);
     }
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let start = Start {

@@ -33,7 +33,7 @@ pub(crate) enum Inbound {
     /// A participant said hello.
     ParticipantOpened(Box<ParticipantOpened>),
     /// A vote or an acknowledgement, checked to be about a resource of the session's.
-    Answered(Event),
+    Answered(SessionId, Event),
     /// A branch to be added.
     Enlist(SessionId, Box<Enlistment>),
     /// A branch whose resource is not the session's: told so.

@@ -2,6 +2,7 @@
 //! delays a commit.
 
 use crate::driver::Driver;
+use crate::orphans::Orphan;
 use crate::registry::{Connected, Gone};
 use crate::{convert, words};
 use std::collections::BTreeMap;
@@ -9,7 +10,7 @@ use tokio::sync::oneshot;
 use unanimous_core::coordinator::{Branch, BranchState, Limits, State, Transaction};
 use unanimous_core::message::Ending;
 use unanimous_core::{
-    BranchResult, Gtrid, InstanceId, Millis, ParticipantName, ResourceId, Response,
+    BranchId, BranchResult, Gtrid, InstanceId, Millis, ParticipantName, ResourceId, Response,
 };
 use unanimous_proto::v1;
 
@@ -26,8 +27,10 @@ pub(crate) enum Query {
     Scan(Scan, oneshot::Sender<Scanned>),
     /// One transaction by its full id.
     Get(Gtrid, oneshot::Sender<Option<v1::Transaction>>),
-    /// Everybody met since the start.
+    /// Everybody met since the start, and everybody whom the log remembers.
     Participants(oneshot::Sender<Vec<v1::Participant>>),
+    /// Branches that no record explains.
+    Orphans(oneshot::Sender<v1::ListOrphansResponse>),
 }
 
 /// Which piece of the table, and what of it.
@@ -94,6 +97,9 @@ pub(crate) fn answer(driver: &Driver, now: Millis, query: Query) {
         Query::Participants(to) => {
             let _ = to.send(participants(driver, now));
         }
+        Query::Orphans(to) => {
+            let _ = to.send(orphans(driver, now));
+        }
     }
 }
 
@@ -123,6 +129,12 @@ fn status(driver: &Driver, now: Millis) -> v1::GetStatusResponse {
         unexpected_messages_total: counters.unexpected + driver.gate.ignored(),
         frames_total: log.frames,
         records_total: log.records,
+        log_retained_bytes: log.retained_bytes,
+        log_waiting_ms: log.oldest_queued_ms,
+        compactions_total: driver.upkeep.compactions,
+        outcomes_remembered: u64::try_from(coordinator.outcomes_len()).unwrap_or(u64::MAX),
+        participants_known: count(coordinator.participants().count()),
+        orphans: u64::try_from(driver.orphans.len()).unwrap_or(u64::MAX),
         ..v1::GetStatusResponse::default()
     }
 }
@@ -310,13 +322,38 @@ fn participants(driver: &Driver, now: Millis) -> Vec<v1::Participant> {
     for (name, Gone { instance: id, sdk, resources, since }) in driver.registry.gone() {
         all.entry(name).or_default().push(instance(id, sdk, resources, false, now.since(*since)));
     }
+    let known: BTreeMap<_, _> = driver.coordinator.participants().collect();
+    for name in known.keys() {
+        all.entry(name).or_default();
+    }
     all.into_iter()
         .map(|(name, instances)| v1::Participant {
             name: name.as_str().to_owned(),
+            connected: instances.iter().any(|instance| instance.connected),
+            resource_ids: known.get(name).map_or_else(Vec::new, |known| words_of(&known.resources)),
             instances,
             branches_pending: 0,
         })
         .collect()
+}
+
+fn words_of(resources: &[ResourceId]) -> Vec<String> {
+    resources.iter().map(|resource| resource.as_str().to_owned()).collect()
+}
+
+fn orphans(driver: &Driver, now: Millis) -> v1::ListOrphansResponse {
+    let orphan = |(branch, orphan): (&BranchId, &Orphan)| v1::Orphan {
+        gtrid: branch.gtrid.to_string(),
+        bqual: branch.bqual.to_string(),
+        participant: orphan.participant.as_str().to_owned(),
+        reason: orphan.reason.to_owned(),
+        first_asked_ms: now.since(orphan.first_asked_at),
+        last_asked_ms: now.since(orphan.last_asked_at),
+    };
+    v1::ListOrphansResponse {
+        orphans: driver.orphans.list().into_iter().map(orphan).collect(),
+        not_listed: driver.orphans.not_listed(),
+    }
 }
 
 fn instance(
@@ -329,7 +366,7 @@ fn instance(
     v1::ParticipantInstance {
         instance: id.to_string(),
         sdk: sdk.to_owned(),
-        resource_ids: resources.iter().map(|resource| resource.as_str().to_owned()).collect(),
+        resource_ids: words_of(resources),
         connected,
         since_ms,
     }

@@ -5,7 +5,7 @@ use super::{BANKS, COORDINATOR, Layout};
 use crate::errors::{Exit, Failure};
 use crate::output::{Document, Output};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind};
 use unanimous_core::coordinator::{Recovered, State};
@@ -24,9 +24,13 @@ pub(crate) struct Verified {
     pub(crate) sum_expected: i64,
     /// The sum now.
     pub(crate) sum_actual: i64,
-    /// Commit decisions in the log.
+    /// Transactions that the log knows as committed.
     pub(crate) commits_logged: u64,
-    /// Decisions that were finished in a later life of the coordinator than they were made in.
+    /// Answers about transactions whose outcome the log has dropped since: only the sums speak for
+    /// them.
+    pub(crate) outcomes_dropped: u64,
+    /// Decisions that were finished in a later life of the coordinator than they were made in, as
+    /// far as the log has kept both.
     pub(crate) finished_by_recovery: u64,
     /// Transactions that a client was told are committed, and of which the log has no commit.
     pub(crate) acknowledged_missing: u64,
@@ -111,20 +115,26 @@ fn read_coordinator(layout: &Layout) -> Result<Verified, Failure> {
             Failure::new(Exit::LogDamaged, "LOG_DAMAGED", what, error.to_string(), next)
         })?;
         lives.fold(&record);
-        recovered.fold(record);
+        recovered.fold(stored.lsn, record);
     }
     let heuristic = recovered.transactions().filter(|(_, t)| t.state() == State::Heuristic).count();
     let unfinished = recovered.transactions().count() - heuristic;
     let (told_committed, told_rolled_back) = read_answers(layout)?;
-    let committed = |gtrid: &&Gtrid| lives.committed_in.contains_key(*gtrid);
+    let committed: BTreeSet<&Gtrid> = recovered.committed().collect();
+    let dropped =
+        |gtrid: &&Gtrid| recovered.outcome_floor() >= Some((gtrid.owner().epoch, gtrid.sequence()));
+    let told = told_committed.iter().chain(&told_rolled_back);
+    let missing = told_committed.iter().filter(|gtrid| !committed.contains(gtrid));
     Ok(Verified {
         in_doubt: count(unfinished),
         heuristic: count(heuristic.max(lives.heuristic.len())),
-        commits_logged: count(lives.committed_in.len()),
+        commits_logged: count(committed.len()),
+        outcomes_dropped: count(told.filter(dropped).count()),
         finished_by_recovery: lives.finished_by_recovery,
-        acknowledged_missing: count(told_committed.len())
-            - count(told_committed.iter().filter(committed).count()),
-        rolled_back_but_committed: count(told_rolled_back.iter().filter(committed).count()),
+        acknowledged_missing: count(missing.filter(|gtrid| !dropped(gtrid)).count()),
+        rolled_back_but_committed: count(
+            told_rolled_back.iter().filter(|gtrid| committed.contains(gtrid)).count(),
+        ),
         ..Verified::default()
     })
 }
@@ -132,8 +142,7 @@ fn read_coordinator(layout: &Layout) -> Result<Verified, Failure> {
 /// In which life of the coordinator what was done.
 #[derive(Debug, Default)]
 struct Lives {
-    life: u64,
-    committed_in: BTreeMap<Gtrid, u64>,
+    epoch: u32,
     heuristic: BTreeSet<Gtrid>,
     finished_by_recovery: u64,
 }
@@ -141,19 +150,20 @@ struct Lives {
 impl Lives {
     fn fold(&mut self, record: &Record) {
         match record {
-            Record::Boot { .. } => self.life += 1,
-            Record::Commit { gtrid, .. } => {
-                self.committed_in.entry(*gtrid).or_insert(self.life);
-            }
-            Record::Heuristic { gtrid, .. } => {
+            Record::Boot { epoch } => self.epoch = *epoch,
+            Record::Heuristic { gtrid, .. } | Record::Carried { gtrid, heuristic: true, .. } => {
                 self.heuristic.insert(*gtrid);
             }
             Record::End { gtrid } => {
-                if self.committed_in.get(gtrid).is_some_and(|life| *life < self.life) {
-                    self.finished_by_recovery += 1;
-                }
+                self.finished_by_recovery += u64::from(gtrid.owner().epoch < self.epoch);
             }
-            Record::Matched { .. } | Record::OutcomeFloor { .. } => {}
+            Record::Commit { .. }
+            | Record::Carried { .. }
+            | Record::Matched { .. }
+            | Record::CarriedOutcomes { .. }
+            | Record::Forgotten { .. }
+            | Record::Participant { .. }
+            | Record::OutcomeFloor { .. } => {}
         }
     }
 }
@@ -190,29 +200,22 @@ fn count(number: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use unanimous_core::{LogId, Owner, TransactionName};
+    use unanimous_core::{LogId, Owner};
 
     fn gtrid(sequence: u64) -> Gtrid {
         let log = LogId { cluster: 0, slot: 0, incarnation: 1 };
         Gtrid::new(Owner { log, epoch: 1 }, sequence, 0)
     }
 
-    fn commit(sequence: u64) -> Record {
-        let name = TransactionName::empty();
-        Record::Commit { gtrid: gtrid(sequence), name, branches: Vec::new() }
-    }
-
     #[test]
     fn only_what_ended_in_a_later_life_was_finished_by_recovery() {
         let mut lives = Lives::default();
-        let boot = Record::Boot { epoch: 1 };
         let end = |sequence| Record::End { gtrid: gtrid(sequence) };
-        for record in [boot.clone(), commit(1), commit(2), end(1), boot, end(2), commit(3), end(3)]
-        {
+        let boot = |epoch| Record::Boot { epoch };
+        for record in [boot(1), end(1), boot(1), boot(2), end(2)] {
             lives.fold(&record);
         }
         assert_eq!(lives.finished_by_recovery, 1);
-        assert_eq!(lives.committed_in.len(), 3);
     }
 
     #[test]

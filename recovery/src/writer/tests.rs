@@ -1,7 +1,10 @@
 use super::*;
+use crate::frame::{FRAME_BYTES_MAX, Frame};
 use crate::store::{ChainStart, StoreError, StoredFrames};
 use crate::testing::{COORDINATOR, append, record};
-use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+
+mod drops;
 
 /// Long enough never to pass in a good run, short enough for a bad one to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -10,6 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 enum Seen {
     Entered(u64, Vec<Vec<u8>>),
     Left(u64),
+    DroppedBelow(u64),
     Flushed(u64, u64, u32),
     Failed(String),
     Closed,
@@ -54,8 +58,12 @@ impl FrameStore for Fake {
         unreachable!("the writer reads nothing")
     }
 
-    fn drop_below(&mut self, _start: ChainStart) -> Result<(), StoreError> {
-        unreachable!("the writer drops nothing")
+    fn drop_below(&mut self, start: ChainStart) -> Result<(), StoreError> {
+        let _ = self.seen.send(Seen::DroppedBelow(start.number));
+        if let Some(gate) = &self.gate {
+            let _ = gate.recv();
+        }
+        Ok(())
     }
 
     fn bytes_on_disk(&self) -> u64 {

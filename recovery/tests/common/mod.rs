@@ -22,7 +22,11 @@ pub(crate) fn record(lsn: u64) -> Vec<u8> {
 }
 
 /// Appends `count` records, one frame each, calling `durable` after each.
-pub(crate) fn append(opened: OpenedLog, count: u64, mut durable: impl FnMut(u64)) -> Writer {
+pub(crate) fn append(
+    opened: OpenedLog,
+    count: u64,
+    mut durable: impl FnMut(&Writer, u64),
+) -> Writer {
     let first = opened.next_lsn().0;
     let (told, flushed) = channel();
     let writer = opened
@@ -31,7 +35,7 @@ pub(crate) fn append(opened: OpenedLog, count: u64, mut durable: impl FnMut(u64)
     for lsn in first..first + count {
         writer.append(Lsn(lsn), record(lsn), true).unwrap();
         assert_eq!(flushed.recv().unwrap(), Lsn(lsn));
-        durable(lsn);
+        durable(&writer, lsn);
     }
     writer
 }

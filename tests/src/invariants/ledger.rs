@@ -231,7 +231,11 @@ impl Ledger {
             Record::Heuristic { .. }
             | Record::Matched { .. }
             | Record::End { .. }
-            | Record::OutcomeFloor { .. } => {}
+            | Record::OutcomeFloor { .. }
+            | Record::Carried { .. }
+            | Record::CarriedOutcomes { .. }
+            | Record::Forgotten { .. }
+            | Record::Participant { .. } => {}
         }
     }
 
@@ -262,7 +266,12 @@ impl Ledger {
                     transaction.end_durable = true;
                 }
             }
-            Record::Boot { .. } | Record::OutcomeFloor { .. } => {}
+            Record::Boot { .. }
+            | Record::OutcomeFloor { .. }
+            | Record::Carried { .. }
+            | Record::CarriedOutcomes { .. }
+            | Record::Forgotten { .. }
+            | Record::Participant { .. } => {}
         }
     }
 }

@@ -178,7 +178,9 @@ impl World {
             end.last_frame += 1;
             end.last_crc = frame_crc(bytes);
             end.next_lsn += records.len() as u64;
-            records.into_iter().for_each(|record| recovered.fold(record));
+            for (lsn, record) in (frame.first_lsn..).map(Lsn).zip(records) {
+                recovered.fold(lsn, record);
+            }
             whole += 1;
         }
         if whole < disk.durable() {
@@ -423,7 +425,7 @@ impl World {
     fn tick_coordinator_at(&mut self, at_ms: u64) {
         if self.coordinator.tick_at_ms.is_none_or(|earlier| at_ms < earlier) {
             self.coordinator.tick_at_ms = Some(at_ms);
-            self.coordinator_later(at_ms - self.now_ms, CoordinatorStep::Tick);
+            self.coordinator_later(at_ms.saturating_sub(self.now_ms), CoordinatorStep::Tick);
         }
     }
 
@@ -435,6 +437,8 @@ impl World {
                 self.coordinator.log.queued.push((lsn, record, force));
                 self.flush_soon();
             }
+            // Nobody asks for a compaction.
+            Action::Drop { .. } => {}
             Action::Send { to, branch, message } => {
                 let fact = match &message {
                     Message::Prepare => None,
@@ -531,7 +535,7 @@ fn cover(coverage: &mut Coverage, core: &Coordinator, event: &Event) {
             | Request::Rollback { gtrid }
             | Request::Resolve { gtrid, .. } => gtrid,
             Request::Inquire { branch, .. } => &branch.gtrid,
-            Request::Begin { .. } => return,
+            Request::Begin { .. } | Request::Compact { .. } | Request::Storage { .. } => return,
             Request::Attach { .. } => return cover_all(coverage, core, event),
         },
         Event::Flushed { .. } | Event::Ticked => return cover_all(coverage, core, event),

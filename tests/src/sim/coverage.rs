@@ -127,7 +127,9 @@ impl Coverage {
 fn coordinator_event(event: &Event) -> Option<usize> {
     Some(match event {
         Event::Requested { request, .. } => match request {
-            Request::Begin { .. } => return None,
+            Request::Begin { .. } | Request::Compact { .. } | Request::Storage { .. } => {
+                return None;
+            }
             Request::Enlist(_) => 0,
             Request::Commit { .. } => 1,
             Request::Rollback { .. } => 2,

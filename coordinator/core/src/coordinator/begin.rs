@@ -11,6 +11,8 @@ use crate::{CallerId, Millis};
 
 /// The hint that goes with a refusal at the limit.
 const RETRY_AFTER_MS: u64 = 100;
+/// And with one for want of space.
+const SPACE_RETRY_AFTER_MS: u64 = 1_000;
 
 impl Coordinator {
     pub(super) fn on_begin(
@@ -25,6 +27,8 @@ impl Coordinator {
             Some(Refusal::Starting)
         } else if timeout_ms > self.limits.timeout_ms_max {
             Some(Refusal::TimeoutTooLong { max_ms: self.limits.timeout_ms_max })
+        } else if self.storage_low {
+            Some(Refusal::LogFull { retry_after_ms: SPACE_RETRY_AFTER_MS })
         } else if self.transactions.len() >= self.limits.transactions_max {
             Some(Refusal::TooManyTransactions { retry_after_ms: RETRY_AFTER_MS })
         } else {
@@ -85,7 +89,7 @@ impl Coordinator {
                 transaction.version += 1;
                 transaction.branches.push(Branch {
                     bqual: id.bqual,
-                    participant,
+                    participant: participant.clone(),
                     resource,
                     instance: Some(instance),
                     inquires,
@@ -97,6 +101,7 @@ impl Coordinator {
                     matched: false,
                     left_to_ask: false,
                 });
+                self.concern(&participant, id.gtrid);
             }
         }
         if let Some(vote) = vote {

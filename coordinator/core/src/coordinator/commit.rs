@@ -1,7 +1,7 @@
 //! Commit, votes, the decision, and what the log's answer sets free; and rollback.
 
 use super::table::BranchState;
-use super::{Awaited, Coordinator, State};
+use super::{Awaited, Coordinator, Item, State};
 use crate::id::{BranchId, Gtrid, ParticipantName, ResourceId};
 use crate::message::{Answer, Done, Ending, Response, RollbackCause, Vote, Wait};
 use crate::record::{DETAIL_BYTES_MAX, Record, cut};
@@ -47,12 +47,14 @@ impl Coordinator {
             return self.roll_back(now, gtrid, Some(RollbackCause::BranchCount));
         }
         match &transaction.branches[..] {
-            [] => self.end_without_record(gtrid, Outcome::Committed),
+            [] => self.end_without_record(now, gtrid, Outcome::Committed),
             [only] if only.ballot == Ballot::Outstanding => {
                 transaction.enter(now, State::OnePhase);
                 self.drive(gtrid, None);
                 self.schedule(now, gtrid);
             }
+            // Nobody prepares for a decision that cannot be recorded.
+            _ if self.storage_low => self.roll_back(now, gtrid, Some(RollbackCause::LogFull)),
             _ => self.decide_or_prepare(now, gtrid),
         }
     }
@@ -79,7 +81,10 @@ impl Coordinator {
                     });
                 self.roll_back(now, gtrid, cause);
             }
-            Tally::NothingToDo => self.end_without_record(gtrid, Outcome::Committed),
+            Tally::NothingToDo => self.end_without_record(now, gtrid, Outcome::Committed),
+            Tally::Commit if self.storage_low => {
+                self.roll_back(now, gtrid, Some(RollbackCause::LogFull));
+            }
             Tally::Commit => {
                 transaction.enter(now, State::Deciding);
                 let record = Record::Commit {
@@ -90,6 +95,10 @@ impl Coordinator {
                 self.cancel_timers(gtrid);
                 let lsn = self.append(record, true);
                 self.awaited.insert(lsn, Awaited::Commit(gtrid));
+                self.homes.set(Item::Transaction(gtrid), None, lsn);
+                if let Some(transaction) = self.transactions.get_mut(&gtrid) {
+                    transaction.home = Some(lsn);
+                }
             }
         }
     }
@@ -102,6 +111,7 @@ impl Coordinator {
         id: BranchId,
         answer: Answer,
     ) {
+        let participant = from.clone();
         let owned = self.transactions.get(&id.gtrid).map(|transaction| {
             transaction
                 .branch(&id.bqual)
@@ -120,6 +130,7 @@ impl Coordinator {
             }
             (Some(false), _) | (None, Answer::Voted(_)) => self.counters.unexpected += 1,
         }
+        self.redrive_answered(now, &participant);
     }
 
     fn on_vote(&mut self, now: Millis, id: BranchId, vote: Vote) {
@@ -170,6 +181,7 @@ impl Coordinator {
 
     pub(super) fn on_flushed(&mut self, now: Millis, upto: Lsn, frame: FrameNumber) {
         self.frame = self.frame.max(frame);
+        self.durable = self.durable.max(upto);
         while let Some(entry) = self.awaited.first_entry() {
             if *entry.key() > upto {
                 break;
@@ -182,9 +194,10 @@ impl Coordinator {
                 Awaited::End(gtrid) => {
                     self.unended.remove(&gtrid);
                 }
-                Awaited::Floor(epoch, sequence) => self.on_floor_durable(epoch, sequence),
+                Awaited::Floor(epoch, sequence) => self.on_floor_durable(now, epoch, sequence),
             }
         }
+        self.cut_if_durable();
     }
 
     fn on_commit_durable(&mut self, now: Millis, gtrid: Gtrid) {

@@ -1,7 +1,7 @@
-//! Acknowledgements, heuristic results, forgetting, and the memory of outcomes.
+//! Acknowledgements, heuristic results, and the end of a transaction.
 
-use super::{Awaited, Branch, Coordinator, Remembered, State, Transaction};
-use crate::id::{Bqual, BranchId, Gtrid, ParticipantName, ResourceId, TransactionName};
+use super::{Awaited, Branch, Coordinator, Item, State, Transaction};
+use crate::id::{BranchId, Gtrid, ParticipantName, ResourceId, TransactionName};
 use crate::message::{Done, Ending, Message, Response, RollbackCause, Route};
 use crate::outcome::{BranchResult, Decision, Outcome};
 use crate::presume;
@@ -16,7 +16,9 @@ impl Coordinator {
         let Some(branch) = transaction.branch_mut(&id.bqual) else { return };
         if done == Done::Forgotten {
             branch.forget_pending = false;
-            branch.matched = false;
+            if std::mem::take(&mut branch.matched) && transaction.home.is_some() {
+                self.append(Record::Forgotten { gtrid: id.gtrid, bqual: id.bqual }, false);
+            }
             return;
         }
         match state {
@@ -94,6 +96,8 @@ impl Coordinator {
         self.awaited.insert(lsn, Awaited::Heuristic(gtrid));
         if let Some(transaction) = self.transactions.get_mut(&gtrid) {
             transaction.heuristic_pending = Some(lsn);
+            // It carries the whole transaction.
+            self.homes.set(Item::Transaction(gtrid), transaction.home.replace(lsn), lsn);
         }
     }
 
@@ -107,6 +111,14 @@ impl Coordinator {
         let record = Record::Matched { gtrid: id.gtrid, bqual: id.bqual, result };
         let lsn = self.append(record, false);
         self.awaited.insert(lsn, Awaited::Matched(to, id));
+        // A commit in one phase has no other record.
+        if let Some(transaction) = self.transactions.get_mut(&id.gtrid)
+            && transaction.home.is_none()
+            && result == BranchResult::Committed
+        {
+            transaction.home = Some(lsn);
+            self.homes.set(Item::Transaction(id.gtrid), None, lsn);
+        }
     }
 
     pub(super) fn on_matched_durable(&mut self, to: Route, branch: BranchId) {
@@ -215,12 +227,12 @@ impl Coordinator {
             State::Committing => {
                 self.reply_completed_waiters(gtrid);
                 self.note_recovered_finished(&gtrid);
-                self.forget(gtrid, Outcome::Committed, true);
+                self.forget(now, gtrid, Outcome::Committed, true);
             }
             State::RollingBack => {
                 self.reply_completed_waiters(gtrid);
                 self.note_recovered_finished(&gtrid);
-                self.forget(gtrid, Outcome::RolledBack, false);
+                self.forget(now, gtrid, Outcome::RolledBack, false);
             }
             State::Active
             | State::MarkedRollback
@@ -255,7 +267,7 @@ impl Coordinator {
                 if alone {
                     self.log_matched(id, BranchResult::Committed);
                 }
-                self.end_without_record(id.gtrid, Outcome::Committed);
+                self.end_without_record(now, id.gtrid, Outcome::Committed);
             }
             Some(BranchResult::RolledBack) => {
                 let cause = RollbackCause::Voted { participant, reason: detail };
@@ -265,7 +277,7 @@ impl Coordinator {
                 if alone {
                     self.log_matched(id, BranchResult::RolledBack);
                 }
-                self.end_without_record(id.gtrid, Outcome::RolledBack);
+                self.end_without_record(now, id.gtrid, Outcome::RolledBack);
             }
             Some(BranchResult::Mixed | BranchResult::Hazard) => {
                 self.counters.heuristic += 1;
@@ -280,7 +292,7 @@ impl Coordinator {
     }
 
     /// Ends a transaction that has nothing in the log: no effects, one-phase, or all read-only.
-    pub(super) fn end_without_record(&mut self, gtrid: Gtrid, outcome: Outcome) {
+    pub(super) fn end_without_record(&mut self, now: Millis, gtrid: Gtrid, outcome: Outcome) {
         let Some(transaction) = self.transactions.get_mut(&gtrid) else { return };
         match outcome {
             Outcome::Committed => self.counters.committed += 1,
@@ -292,62 +304,7 @@ impl Coordinator {
         for (by, _) in waiters {
             self.reply(by, response.clone());
         }
-        self.forget(gtrid, outcome, false);
-    }
-
-    /// Out of the table, into the memory of outcomes. `logged`: the log knows it, so it needs an
-    /// End.
-    fn forget(&mut self, gtrid: Gtrid, outcome: Outcome, logged: bool) {
-        self.cancel_timers(gtrid);
-        let Some(transaction) = self.transactions.remove(&gtrid) else { return };
-        if logged {
-            let lsn = self.append(Record::End { gtrid }, false);
-            self.awaited.insert(lsn, Awaited::End(gtrid));
-        } else {
-            self.unended.remove(&gtrid);
-        }
-        let branches = match outcome {
-            Outcome::RolledBack => Box::default(),
-            _ => transaction.phase_two().map(|branch| branch.bqual).collect(),
-        };
-        let unforgotten = transaction.unforgotten();
-        let cause = transaction.cause;
-        self.outcomes.insert(gtrid, Remembered { outcome, cause, branches, unforgotten });
-        self.drop_old_outcomes();
-    }
-
-    /// The oldest outcomes are dropped when there are too many: after a durable floor, so that a
-    /// client asking about one of them is told "unknown" and never "rolled back" (section 6).
-    fn drop_old_outcomes(&mut self) {
-        if self.floor_pending || self.outcomes.len() <= self.limits.outcomes_max {
-            return;
-        }
-        let count = (self.limits.outcomes_max / 8).max(1);
-        let droppable = self.outcomes.iter().filter(|(_, kept)| kept.unforgotten.is_empty());
-        let oldest: Vec<Gtrid> = droppable.take(count).map(|(gtrid, _)| *gtrid).collect();
-        match oldest.iter().rfind(|gtrid| gtrid.owner().log == self.owner.log) {
-            Some(highest) => {
-                let (epoch, sequence) = (highest.owner().epoch, highest.sequence());
-                self.floor_pending = true;
-                let lsn = self.append(Record::OutcomeFloor { epoch, sequence }, true);
-                self.awaited.insert(lsn, Awaited::Floor(epoch, sequence));
-            }
-            // Other logs' transactions are never presumed, floor or not.
-            None => oldest.iter().for_each(|gtrid| {
-                self.outcomes.remove(gtrid);
-            }),
-        }
-    }
-
-    pub(super) fn on_floor_durable(&mut self, epoch: u32, sequence: u64) {
-        self.floor_pending = false;
-        self.outcome_floor = self.outcome_floor.max(Some((epoch, sequence)));
-        let log = self.owner.log;
-        self.outcomes.retain(|gtrid, remembered| {
-            !remembered.unforgotten.is_empty()
-                || gtrid.owner().log != log
-                || (gtrid.owner().epoch, gtrid.sequence()) > (epoch, sequence)
-        });
+        self.forget(now, gtrid, outcome, false);
     }
 
     /// A presumed rollback has no list of branches: each that decided alone is added when it says
@@ -371,8 +328,9 @@ impl Coordinator {
             self.counters.unexpected += 1;
             return;
         }
-        transaction.branches.push(alone(from, resource, id, result, detail));
+        transaction.branches.push(alone(from.clone(), resource, id, result, detail));
         transaction.version += 1;
+        self.concern(&from, id.gtrid);
         self.take_result(now, id);
     }
 
@@ -388,8 +346,11 @@ impl Coordinator {
         done: Done,
         detail: &str,
     ) {
-        if let (Done::Forgotten, Some(remembered)) = (done, self.outcomes.get_mut(&id.gtrid)) {
-            remembered.unforgotten.remove(&id.bqual);
+        if let (Done::Forgotten, Some(remembered)) = (done, self.outcomes.get_mut(&id.gtrid))
+            && remembered.unforgotten.remove(&id.bqual)
+            && remembered.home.is_some()
+        {
+            self.append(Record::Forgotten { gtrid: id.gtrid, bqual: id.bqual }, false);
         }
         let Done::Heuristic(result) = done else { return };
         // Without a record every branch of phase two has acknowledged: a late repeat of the commit
@@ -426,11 +387,15 @@ impl Coordinator {
                 | (Decision::Rollback, BranchResult::RolledBack)
         );
         if matches {
-            if let Some(remembered) = self.outcomes.get_mut(&id.gtrid) {
-                remembered.note_unforgotten(id.bqual);
-            }
             let record = Record::Matched { gtrid: id.gtrid, bqual: id.bqual, result };
             let lsn = self.append(record, false);
+            if let Some(remembered) = self.outcomes.get_mut(&id.gtrid) {
+                remembered.note_unforgotten(id.bqual);
+                if remembered.home.is_none() && result == BranchResult::Committed {
+                    remembered.home = Some(lsn);
+                    self.homes.set(Item::Outcome(id.gtrid), None, lsn);
+                }
+            }
             self.awaited.insert(lsn, Awaited::Matched(branch.route(), id));
             return;
         }
@@ -448,19 +413,11 @@ impl Coordinator {
         if decision == Decision::Rollback {
             transaction.cause = Some(RollbackCause::Presumed);
         }
+        self.concern(&branch.participant, id.gtrid);
         transaction.branches.push(branch);
         self.transactions.insert(id.gtrid, transaction);
         self.counters.heuristic += 1;
         self.log_heuristic(id.gtrid);
-    }
-}
-
-impl Remembered {
-    /// Only branches that the outcome names count: others are judged by presumption anyway.
-    pub(super) fn note_unforgotten(&mut self, bqual: Bqual) {
-        if self.branches.contains(&bqual) {
-            self.unforgotten.insert(bqual);
-        }
     }
 }
 

@@ -7,27 +7,33 @@
 //! - [`Coordinator::transactions`], [`Coordinator::counters`] and the like only look.
 //!
 //! Files, in the order a transaction lives: `begin` (begin, enlist), `commit` (commit, votes,
-//! decide, flushed), `finish` (acknowledgements, heuristics, forget), `inquire` (clients and
-//! participants ask), `timer`, `recover`.
+//! decide, flushed), `finish` (acknowledgements, heuristics, forget), `outcomes` (what is
+//! remembered), `inquire` (clients and participants ask), `attach` (participants come back),
+//! `timer`, `recover`, `compact` (what is live moves on in the log).
 
+mod attach;
 mod begin;
 mod commit;
+mod compact;
 mod finish;
 mod inquire;
+mod outcomes;
 mod recover;
 mod table;
 mod timer;
 
+pub use attach::KnownParticipant;
 pub use recover::{Recovered, Start};
 pub use table::{Branch, BranchState, State, Transaction};
 
-use crate::id::{BranchId, Gtrid, LogId, Owner, ParticipantName, ResourceId};
+use crate::id::{BranchId, Gtrid, LogId, Owner, ParticipantName};
 use crate::message::{Action, Event, Message, Request, Response, RollbackCause, Route};
 use crate::outcome::Outcome;
 use crate::presume::Standing;
 use crate::record::Record;
 use crate::{CallerId, FrameNumber, Lsn, Millis};
-use std::cmp::Ordering;
+use attach::Redrive;
+use compact::{Homes, Item};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use timer::TimerKind;
 
@@ -57,10 +63,21 @@ pub struct Limits {
     pub holder_tries: u32,
     /// After waiting this long in phase two, a transaction counts as stuck.
     pub stuck_after_ms: u64,
-    /// Remembered outcomes; beyond it the oldest eighth is dropped, after a durable floor.
+    /// Remembered outcomes; beyond it the oldest are dropped, after a durable floor: a client that
+    /// asks about one of them is told "unknown".
     pub outcomes_max: usize,
+    /// How long an outcome is remembered at most; then it is dropped in the same way.
+    pub outcome_retention_ms: u64,
     /// Exceptions in the ended mark; with more unfinished ones the mark stays behind them.
     pub exceptions_max: usize,
+    /// Transactions driven again without an answer when a participant has come back; the next one
+    /// follows with each answer.
+    pub redrive_window: usize,
+    /// Timers handled by one [`Event::Ticked`], and transactions looked at in one go when a
+    /// participant has come back; the deadline stays in the past until all are.
+    pub ticks_max: usize,
+    /// Participants that the log remembers; further ones are served, but not listed while away.
+    pub participants_max: usize,
 }
 
 impl Default for Limits {
@@ -76,8 +93,12 @@ impl Default for Limits {
             forget_tries_max: 5,
             holder_tries: 4,
             stuck_after_ms: 60_000,
-            outcomes_max: 200_000,
+            outcomes_max: 100_000,
+            outcome_retention_ms: 600_000,
             exceptions_max: 64,
+            redrive_window: 256,
+            ticks_max: 1_000,
+            participants_max: 10_000,
         }
     }
 }
@@ -126,6 +147,8 @@ pub struct Coordinator {
     seed: u64,
     next_sequence: u64,
     next_lsn: u64,
+    /// The highest durable record.
+    durable: Lsn,
     /// The highest durable frame.
     frame: FrameNumber,
     /// The highest durable frame when this life began.
@@ -134,7 +157,17 @@ pub struct Coordinator {
     log_behind: bool,
     /// This life's first record is durable: it may speak.
     started: bool,
+    /// Too little space for new decisions.
+    storage_low: bool,
     transactions: BTreeMap<Gtrid, Transaction>,
+    /// The transactions in the table with a branch of each participant.
+    concerned: BTreeMap<ParticipantName, BTreeSet<Gtrid>>,
+    /// Participants whose pending branches are being driven again since they came back.
+    redrives: BTreeMap<ParticipantName, Redrive>,
+    /// Those of them that the next tick goes on with.
+    redrives_cut_short: BTreeSet<ParticipantName>,
+    /// Those that the log remembers.
+    participants: BTreeMap<ParticipantName, KnownParticipant>,
     timers: BTreeSet<(Millis, Gtrid, TimerKind)>,
     /// What happens when a record is durable.
     awaited: BTreeMap<Lsn, Awaited>,
@@ -144,6 +177,14 @@ pub struct Coordinator {
     outcomes: BTreeMap<Gtrid, Remembered>,
     outcome_floor: Option<(u32, u64)>,
     floor_pending: bool,
+    /// When the oldest outcomes are looked at again.
+    outcomes_check_at: Option<Millis>,
+    /// Where in the log the state of everything live begins.
+    homes: Homes,
+    floor_home: Option<Lsn>,
+    boot_home: Lsn,
+    /// The log may be cut below the second when the first is durable.
+    cut: Option<(Lsn, Lsn)>,
     actions: VecDeque<Action>,
     counters: Counters,
 }
@@ -158,6 +199,10 @@ struct Remembered {
     /// Branches that decided alone, as decided, and have not said that they forgot: they may report
     /// again, and must not be judged by presumption then. With one, it is kept whatever the floor.
     unforgotten: BTreeSet<crate::Bqual>,
+    /// When it ended; for a recovered one, when this life began.
+    ended_at: Millis,
+    /// The first of the records that tell it; `None`: the log does not know it.
+    home: Option<Lsn>,
 }
 
 /// What waits for a record.
@@ -203,8 +248,10 @@ impl Coordinator {
             }
             Request::Inquire { from, branch } => self.on_inquire(by, &from, branch),
             Request::Attach { participant, resources, seen } => {
-                self.on_attach(&participant, &resources, &seen);
+                self.on_attach(now, participant, resources, &seen);
             }
+            Request::Compact { upto, items_max } => self.on_compact(upto, items_max),
+            Request::Storage { low } => self.storage_low = low,
         }
     }
 
@@ -216,7 +263,9 @@ impl Coordinator {
     /// When to send [`Event::Ticked`]; `None`: there is nothing to wait for.
     #[must_use]
     pub fn deadline(&self) -> Option<Millis> {
-        self.timers.first().map(|(at, _, _)| *at)
+        let timer = self.timers.first().map(|(at, _, _)| *at);
+        let now = self.redrives_cut_short.first().map(|_| Millis(0));
+        timer.into_iter().chain(self.outcomes_check_at).chain(now).min()
     }
 
     /// This life.
@@ -251,6 +300,23 @@ impl Coordinator {
     #[must_use]
     pub fn transaction(&self, gtrid: &Gtrid) -> Option<&Transaction> {
         self.transactions.get(gtrid)
+    }
+
+    /// The participants that the log remembers, in the order of their names.
+    pub fn participants(&self) -> impl Iterator<Item = (&ParticipantName, &KnownParticipant)> {
+        self.participants.iter()
+    }
+
+    /// The outcome of a finished transaction, while it is remembered.
+    #[must_use]
+    pub fn outcome(&self, gtrid: &Gtrid) -> Option<Outcome> {
+        self.outcomes.get(gtrid).map(|remembered| remembered.outcome)
+    }
+
+    /// How many finished transactions are remembered.
+    #[must_use]
+    pub fn outcomes_len(&self) -> usize {
+        self.outcomes.len()
     }
 
     /// How many unfinished and heuristic transactions there are.
@@ -297,6 +363,13 @@ impl Coordinator {
             transaction.version = 0;
             transaction.timeout_at = relative(transaction.timeout_at);
         }
+        for remembered in copy.outcomes.values_mut() {
+            remembered.ended_at = relative(remembered.ended_at);
+        }
+        copy.outcomes_check_at = self.outcomes_check_at.map(relative);
+        for redrive in copy.redrives.values_mut() {
+            redrive.moved_at = relative(redrive.moved_at);
+        }
         copy
     }
 
@@ -328,42 +401,5 @@ impl Coordinator {
 
     fn reply(&mut self, to: CallerId, response: Response) {
         self.actions.push_back(Action::Reply { to, response });
-    }
-
-    /// A session has opened. What is pending for it is sent again at once; the backoff stays as it
-    /// is.
-    fn on_attach(
-        &mut self,
-        participant: &ParticipantName,
-        resources: &[ResourceId],
-        seen: &[(Owner, FrameNumber)],
-    ) {
-        // Told in an earlier life: it must have been there when this one began. Told in a later
-        // life: the log, and with it the epoch, went back. Once known, it stays so: the frames
-        // written since are other ones.
-        self.log_behind |=
-            seen.iter().filter(|(owner, _)| owner.log == self.owner.log).any(|(owner, frame)| {
-                match owner.epoch.cmp(&self.owner.epoch) {
-                    Ordering::Less => *frame > self.frame_at_start,
-                    Ordering::Equal => *frame > self.frame,
-                    Ordering::Greater => true,
-                }
-            });
-        if !self.started {
-            return;
-        }
-        let concerned: Vec<Gtrid> = self
-            .transactions
-            .iter()
-            .filter(|(_, transaction)| {
-                transaction.branches.iter().any(|branch| {
-                    branch.participant == *participant && resources.contains(&branch.resource)
-                })
-            })
-            .map(|(gtrid, _)| *gtrid)
-            .collect();
-        for gtrid in concerned {
-            self.drive(gtrid, Some(participant));
-        }
     }
 }

@@ -1,11 +1,14 @@
 //! The log's records folded into a table. Recovery is not a mode: what comes out re-enters the
 //! ordinary path.
 
-use super::{Awaited, Branch, Coordinator, Counters, Limits, Remembered, State, Transaction};
-use crate::id::{Bqual, Gtrid, LogId, Owner, TransactionName};
+use super::{
+    Awaited, Branch, Coordinator, Counters, Homes, Item, KnownParticipant, Limits, Remembered,
+    State, Transaction,
+};
+use crate::id::{Bqual, Gtrid, LogId, Owner, ParticipantName, TransactionName};
 use crate::message::RollbackCause;
 use crate::outcome::{BranchResult, Decision, Outcome};
-use crate::record::{BranchRecord, Record};
+use crate::record::{BranchRecord, OutcomeRecord, Record};
 use crate::{FrameNumber, Lsn, Millis};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -15,37 +18,67 @@ pub struct Recovered {
     transactions: BTreeMap<Gtrid, Transaction>,
     outcomes: BTreeMap<Gtrid, Remembered>,
     outcome_floor: Option<(u32, u64)>,
+    floor_home: Option<Lsn>,
+    participants: BTreeMap<ParticipantName, KnownParticipant>,
     epoch_max: u32,
 }
 
 impl Recovered {
     /// Takes the next record.
-    pub fn fold(&mut self, record: Record) {
+    pub fn fold(&mut self, lsn: Lsn, record: Record) {
         match record {
             Record::Boot { epoch } => self.epoch_max = self.epoch_max.max(epoch),
             Record::Commit { gtrid, name, branches } => {
-                self.insert(gtrid, name, Decision::Commit, branches);
+                self.insert(lsn, gtrid, name, Decision::Commit, branches);
             }
             Record::Heuristic { gtrid, name, decision, branches } => {
-                self.insert(gtrid, name, decision, branches);
-                if let Some(transaction) = self.transactions.get_mut(&gtrid) {
-                    transaction.heuristic_logged = true;
-                    let pending = transaction.pending().next().is_some();
-                    if transaction.deviates() && !pending {
-                        transaction.state = State::Heuristic;
-                    }
-                }
+                self.insert(lsn, gtrid, name, decision, branches);
+                self.heuristic(&gtrid);
             }
-            Record::Matched { gtrid, bqual, result } => self.matched(gtrid, bqual, result),
+            Record::Matched { gtrid, bqual, result } => self.matched(lsn, gtrid, bqual, result),
             Record::End { gtrid } => self.end(gtrid),
             Record::OutcomeFloor { epoch, sequence } => {
                 self.outcome_floor = self.outcome_floor.max(Some((epoch, sequence)));
+                self.floor_home = Some(lsn);
             }
+            Record::Carried { gtrid, name, decision, heuristic, branches, matched } => {
+                self.insert(lsn, gtrid, name, decision, branches);
+                if let Some(transaction) = self.transactions.get_mut(&gtrid) {
+                    for branch in &mut transaction.branches {
+                        branch.matched = matched.contains(&branch.bqual);
+                    }
+                }
+                if heuristic {
+                    self.heuristic(&gtrid);
+                }
+            }
+            Record::CarriedOutcomes { committed } => {
+                for OutcomeRecord { gtrid, branches, unforgotten } in committed {
+                    self.transactions.remove(&gtrid);
+                    let unforgotten = unforgotten.into_iter().collect();
+                    let remembered = committed_outcome(lsn, branches.into(), unforgotten);
+                    self.outcomes.insert(gtrid, remembered);
+                }
+            }
+            Record::Forgotten { gtrid, bqual } => self.forgotten(&gtrid, &bqual),
+            Record::Participant { name, resources } => {
+                self.participants.insert(name, KnownParticipant { resources, home: lsn });
+            }
+        }
+    }
+
+    fn heuristic(&mut self, gtrid: &Gtrid) {
+        let Some(transaction) = self.transactions.get_mut(gtrid) else { return };
+        transaction.heuristic_logged = true;
+        let pending = transaction.pending().next().is_some();
+        if transaction.deviates() && !pending {
+            transaction.state = State::Heuristic;
         }
     }
 
     fn insert(
         &mut self,
+        lsn: Lsn,
         gtrid: Gtrid,
         name: TransactionName,
         decision: Decision,
@@ -58,22 +91,29 @@ impl Recovered {
         let mut transaction = Transaction::new(name, state, Millis(0), Millis(0));
         transaction.cause = cause;
         transaction.recovered = true;
+        transaction.home = Some(lsn);
         transaction.branches = branches.into_iter().map(Branch::from_record).collect();
         self.transactions.insert(gtrid, transaction);
     }
 
     /// A commit that is on record only here was one in one phase.
-    fn matched(&mut self, gtrid: Gtrid, bqual: Bqual, result: BranchResult) {
+    fn matched(&mut self, lsn: Lsn, gtrid: Gtrid, bqual: Bqual, result: BranchResult) {
         if let Some(branch) = self.transactions.get_mut(&gtrid).and_then(|t| t.branch_mut(&bqual)) {
             branch.result = Some(result);
             branch.matched = true;
         } else if let Some(remembered) = self.outcomes.get_mut(&gtrid) {
             remembered.note_unforgotten(bqual);
         } else if result == BranchResult::Committed {
-            let (outcome, branches) = (Outcome::Committed, Box::from([bqual]));
             let unforgotten = BTreeSet::from([bqual]);
-            let remembered = Remembered { outcome, cause: None, branches, unforgotten };
-            self.outcomes.insert(gtrid, remembered);
+            self.outcomes.insert(gtrid, committed_outcome(lsn, [bqual].into(), unforgotten));
+        }
+    }
+
+    fn forgotten(&mut self, gtrid: &Gtrid, bqual: &Bqual) {
+        if let Some(branch) = self.transactions.get_mut(gtrid).and_then(|t| t.branch_mut(bqual)) {
+            branch.matched = false;
+        } else if let Some(remembered) = self.outcomes.get_mut(gtrid) {
+            remembered.unforgotten.remove(bqual);
         }
     }
 
@@ -87,8 +127,10 @@ impl Recovered {
             Decision::Rollback => (Outcome::RolledBack, Box::default()),
         };
         let unforgotten = transaction.unforgotten();
-        let cause = transaction.cause;
-        self.outcomes.insert(gtrid, Remembered { outcome, cause, branches, unforgotten });
+        let (cause, home) = (transaction.cause, transaction.home);
+        let ended_at = Millis(0);
+        let remembered = Remembered { outcome, cause, branches, unforgotten, ended_at, home };
+        self.outcomes.insert(gtrid, remembered);
     }
 
     /// The next life's epoch: above every earlier one, whatever the clock says.
@@ -103,11 +145,37 @@ impl Recovered {
         self.transactions.iter()
     }
 
+    /// Every transaction that the log knows as decided to commit, finished or not, in the order of
+    /// their ids within each kind.
+    pub fn committed(&self) -> impl Iterator<Item = &Gtrid> {
+        let unfinished = self.transactions.iter();
+        let unfinished = unfinished.filter(|(_, transaction)| transaction.cause.is_none());
+        let ended = self.outcomes.iter();
+        let ended = ended.filter(|(_, remembered)| remembered.outcome == Outcome::Committed);
+        unfinished.map(|(gtrid, _)| gtrid).chain(ended.map(|(gtrid, _)| gtrid))
+    }
+
+    /// The highest (epoch, sequence) whose outcome was dropped.
+    #[must_use]
+    pub fn outcome_floor(&self) -> Option<(u32, u64)> {
+        self.outcome_floor
+    }
+
     /// The outcome of a finished transaction that the log knows.
     #[must_use]
     pub fn outcome(&self, gtrid: &Gtrid) -> Option<Outcome> {
         self.outcomes.get(gtrid).map(|remembered| remembered.outcome)
     }
+}
+
+fn committed_outcome(
+    home: Lsn,
+    branches: Box<[Bqual]>,
+    unforgotten: BTreeSet<Bqual>,
+) -> Remembered {
+    let (outcome, cause) = (Outcome::Committed, None);
+    let ended_at = Millis(0);
+    Remembered { outcome, cause, branches, unforgotten, ended_at, home: Some(home) }
 }
 
 /// Where a life starts in its log.
@@ -144,6 +212,31 @@ impl Coordinator {
             })
             .map(|(gtrid, _)| *gtrid)
             .collect();
+        let mut outcomes = recovered.outcomes;
+        for remembered in outcomes.values_mut() {
+            remembered.ended_at = now;
+        }
+        let mut homes = Homes::default();
+        let mut concerned: BTreeMap<ParticipantName, BTreeSet<Gtrid>> = BTreeMap::new();
+        for (gtrid, transaction) in &transactions {
+            if let Some(home) = transaction.home {
+                homes.set(Item::Transaction(*gtrid), None, home);
+            }
+            for branch in &transaction.branches {
+                concerned.entry(branch.participant.clone()).or_default().insert(*gtrid);
+            }
+        }
+        for (gtrid, remembered) in &outcomes {
+            if let Some(home) = remembered.home {
+                homes.set(Item::Outcome(*gtrid), None, home);
+            }
+        }
+        if let Some(home) = recovered.floor_home {
+            homes.set(Item::Floor, None, home);
+        }
+        for (name, known) in &recovered.participants {
+            homes.set(Item::Participant(name.clone()), None, known.home);
+        }
         let recovered_count = transactions.values().filter(|t| t.state != State::Heuristic).count();
         let mut coordinator = Self {
             limits,
@@ -151,17 +244,28 @@ impl Coordinator {
             seed: start.seed,
             next_sequence: 0,
             next_lsn: start.next_lsn.0,
+            durable: Lsn(start.next_lsn.0.saturating_sub(1)),
             frame: start.frame,
             frame_at_start: start.frame,
             log_behind: false,
             started: false,
+            storage_low: false,
             transactions,
+            concerned,
+            redrives: BTreeMap::new(),
+            redrives_cut_short: BTreeSet::new(),
+            participants: recovered.participants,
             timers: BTreeSet::new(),
             awaited: BTreeMap::new(),
             unended,
-            outcomes: recovered.outcomes,
+            outcomes,
             outcome_floor: recovered.outcome_floor,
             floor_pending: false,
+            outcomes_check_at: None,
+            homes,
+            floor_home: recovered.floor_home,
+            boot_home: start.next_lsn,
+            cut: None,
             actions: VecDeque::new(),
             counters: Counters {
                 recovered: u64::try_from(recovered_count).unwrap_or(u64::MAX),
@@ -170,18 +274,21 @@ impl Coordinator {
         };
         let lsn = coordinator.append(Record::Boot { epoch }, true);
         coordinator.awaited.insert(lsn, Awaited::Boot);
+        coordinator.homes.set(Item::Boot, None, lsn);
         coordinator
     }
 
-    /// Everything that the log left unfinished is driven now.
+    /// Everything that the log left unfinished is driven now: to those that are back already as the
+    /// window allows, to the others when they come, or by its timer.
     pub(super) fn on_boot_durable(&mut self, now: Millis) {
         self.started = true;
         let unfinished: Vec<Gtrid> = self.transactions.keys().copied().collect();
         for gtrid in unfinished {
-            self.drive(gtrid, None);
             self.schedule(now, gtrid);
             self.finish_if_done(now, gtrid);
         }
+        self.drop_old_outcomes(now);
+        self.redrive_all(now);
     }
 
     /// This life's first record is durable.

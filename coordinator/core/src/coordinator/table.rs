@@ -97,6 +97,8 @@ pub struct Transaction {
     pub(super) heuristic_pending: Option<Lsn>,
     /// A Heuristic record of it is in the log.
     pub(super) heuristic_logged: bool,
+    /// The first of the records that tell its state; `None`: the log does not know it.
+    pub(super) home: Option<Lsn>,
 }
 
 impl Transaction {
@@ -121,6 +123,7 @@ impl Transaction {
             waiters: Vec::new(),
             heuristic_pending: None,
             heuristic_logged: false,
+            home: None,
         }
     }
 

@@ -5,6 +5,7 @@ use crate::id::{Gtrid, ParticipantName};
 use crate::message::{Message, RollbackCause};
 use crate::outcome::Decision;
 use crate::{Millis, backoff};
+use std::collections::BTreeSet;
 
 /// Why a transaction has a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,7 +18,8 @@ pub(super) enum TimerKind {
 
 impl Coordinator {
     pub(super) fn on_ticked(&mut self, now: Millis) {
-        while let Some((at, gtrid, kind)) = self.timers.first().copied() {
+        for _ in 0..self.limits.ticks_max {
+            let Some((at, gtrid, kind)) = self.timers.first().copied() else { break };
             if at > now {
                 break;
             }
@@ -26,6 +28,10 @@ impl Coordinator {
                 TimerKind::Timeout => self.on_timeout(now, gtrid),
                 TimerKind::Resend => self.on_resend(now, gtrid),
             }
+        }
+        self.redrive_on(now);
+        if self.outcomes_check_at.is_some_and(|at| at <= now) {
+            self.drop_old_outcomes(now);
         }
     }
 
@@ -53,9 +59,25 @@ impl Coordinator {
                 branch.left_to_ask |= branch.inquires && branch.pending_in(State::RollingBack);
             }
         }
-        self.drive(gtrid, None);
+        self.drive_again(now, gtrid);
         self.schedule(now, gtrid);
         self.finish_if_done(now, gtrid);
+    }
+
+    /// To all but participants that have come back, and whose turn for this one has not come.
+    fn drive_again(&mut self, now: Millis, gtrid: Gtrid) {
+        if self.redrives.is_empty() {
+            self.drive(gtrid, None);
+            return;
+        }
+        let Some(transaction) = self.transactions.get(&gtrid) else { return };
+        let participants: BTreeSet<ParticipantName> =
+            transaction.branches.iter().map(|branch| branch.participant.clone()).collect();
+        for participant in participants {
+            if !self.left_to_redrive(now, gtrid, &participant) {
+                self.drive(gtrid, Some(&participant));
+            }
+        }
     }
 
     /// Sets the time of the next try, if anything is pending. Repeated calls keep the earlier time.
@@ -85,10 +107,11 @@ impl Coordinator {
     }
 
     /// Sends the present state's message to each branch whose answer is awaited, and forgets that
-    /// are due.
-    pub(super) fn drive(&mut self, gtrid: Gtrid, only: Option<&ParticipantName>) {
+    /// are due. Whether there was anything to send.
+    pub(super) fn drive(&mut self, gtrid: Gtrid, only: Option<&ParticipantName>) -> bool {
         debug_assert!(self.started, "nothing is sent before this life's first record is durable");
-        let Some(transaction) = self.transactions.get(&gtrid) else { return };
+        let queued = self.actions.len();
+        let Some(transaction) = self.transactions.get(&gtrid) else { return false };
         let state = transaction.state;
         let pending: Vec<_> = transaction
             .pending()
@@ -116,5 +139,6 @@ impl Coordinator {
             self.send(gtrid, &branch, message);
         }
         self.send_forgets(gtrid, only);
+        self.actions.len() > queued
     }
 }

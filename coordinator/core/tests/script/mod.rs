@@ -28,6 +28,8 @@ pub(crate) struct Script {
     /// Records handed to the log, and how many of them are durable.
     log: Vec<Record>,
     durable: usize,
+    /// What the log may have dropped.
+    dropped_below: Lsn,
     frame: u64,
 }
 
@@ -64,6 +66,7 @@ impl Script {
             caller: 0,
             log: Vec::new(),
             durable: 0,
+            dropped_below: Lsn(1),
             frame: 0,
         };
         script.drain();
@@ -130,6 +133,10 @@ impl Script {
                     let whom = if to.holder_only { " (the holder only)" } else { "" };
                     format!("  send {}{whom} {}", to.participant, message_words(&message))
                 }
+                Action::Drop { below } => {
+                    self.dropped_below = below;
+                    format!("  drop below {}", below.0)
+                }
                 Action::Reply { to, response } => {
                     if let Response::Begun { gtrid, .. } = &response {
                         self.gtrid = Some(*gtrid);
@@ -159,6 +166,19 @@ impl Script {
             Record::Matched { result, .. } => format!("Matched {result:?}"),
             Record::End { .. } => "End".to_owned(),
             Record::OutcomeFloor { epoch, sequence } => format!("OutcomeFloor {epoch}/{sequence}"),
+            Record::Carried { decision, heuristic, branches: of, matched, .. } => {
+                let heuristic = if *heuristic { " heuristic" } else { "" };
+                let matched = matched.len();
+                format!("Carried{heuristic} {decision:?} [{}] matched {matched}", branches(of))
+            }
+            Record::CarriedOutcomes { committed } => {
+                let unforgotten: usize = committed.iter().map(|one| one.unforgotten.len()).sum();
+                format!("CarriedOutcomes {} unforgotten {unforgotten}", committed.len())
+            }
+            Record::Forgotten { .. } => "Forgotten".to_owned(),
+            Record::Participant { name, resources } => {
+                format!("Participant {name} {resources:?}")
+            }
         }
     }
 
@@ -269,6 +289,54 @@ impl Script {
         self.event(&words, Event::Flushed { upto, frame: FrameNumber(self.frame) })
     }
 
+    /// One step of a compaction of everything that is durable.
+    pub(crate) fn compact(&mut self, items_max: usize) -> &mut Self {
+        self.compact_upto(self.durable(), items_max)
+    }
+
+    pub(crate) fn compact_upto(&mut self, upto: Lsn, items_max: usize) -> &mut Self {
+        let request = Request::Compact { upto, items_max };
+        let event = Event::Requested { by: CallerId(0), request };
+        self.event(&format!("compact up to {}, {items_max} items", upto.0), event)
+    }
+
+    pub(crate) fn storage(&mut self, low: bool) -> &mut Self {
+        let event = Event::Requested { by: CallerId(0), request: Request::Storage { low } };
+        self.event(if low { "space is low" } else { "space is ample" }, event)
+    }
+
+    pub(crate) fn durable(&self) -> Lsn {
+        Lsn(self.durable.try_into().unwrap())
+    }
+
+    pub(crate) fn dropped_below(&self) -> Lsn {
+        self.dropped_below
+    }
+
+    pub(crate) fn records_of_participants(&self) -> usize {
+        self.log.iter().filter(|record| matches!(record, Record::Participant { .. })).count()
+    }
+
+    /// A begin that gets no transaction.
+    pub(crate) fn refused_begin(&mut self) -> &mut Self {
+        let begun = self.begun;
+        self.begin();
+        assert_eq!(self.begun, begun, "it was refused");
+        self
+    }
+
+    /// What the log says now: everything, and what is left of it after its drops.
+    pub(crate) fn recovered(&self) -> (Recovered, Recovered) {
+        let (mut whole, mut left) = (Recovered::default(), Recovered::default());
+        for (lsn, record) in (1..).map(Lsn).zip(self.log[..self.durable].iter().cloned()) {
+            if lsn >= self.dropped_below {
+                left.fold(lsn, record.clone());
+            }
+            whole.fold(lsn, record);
+        }
+        (whole, left)
+    }
+
     pub(crate) fn wait_ms(&mut self, ms: u64) -> &mut Self {
         self.now = self.now.plus(ms);
         self.event(&format!("{ms} ms pass"), Event::Ticked)
@@ -304,7 +372,11 @@ impl Script {
     fn restart_on_log(&mut self) -> &mut Self {
         self.line("> the coordinator starts again");
         let mut recovered = Recovered::default();
-        self.log.iter().cloned().for_each(|record| recovered.fold(record));
+        for (lsn, record) in (1..).map(Lsn).zip(self.log.iter().cloned()) {
+            if lsn >= self.dropped_below {
+                recovered.fold(lsn, record);
+            }
+        }
         let next_lsn = u64::try_from(self.log.len()).unwrap() + 1;
         self.coordinator = Self::life(&self.limits, recovered, self.frame, next_lsn, self.now);
         self.drain();
