@@ -2,6 +2,7 @@
 
 use crate::errors::Exit;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -103,6 +104,9 @@ pub(crate) enum Command {
     /// Look at the log of a stopped coordinator
     #[command(subcommand, after_help = "Example: unanimous log verify /var/lib/unanimous")]
     Log(LogCommand),
+    /// What `serve` can be told, and what it is told
+    #[command(subcommand, after_help = "Example: unanimous config show")]
+    Config(ConfigCommand),
     /// Which version this is
     #[command(after_help = "Example: unanimous version -o json")]
     Version,
@@ -111,9 +115,8 @@ pub(crate) enum Command {
 /// `serve`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Where the log is
-    #[arg(long, value_name = "DIR", hide_env_values = true, env = "UNANIMOUS_DATA_DIR")]
-    pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) settings: SettingArgs,
     /// Make a log if the directory is missing or empty
     #[arg(long)]
     pub(crate) init: bool,
@@ -123,26 +126,102 @@ pub(crate) struct ServeArgs {
     /// The directory is a copy or was restored: unfinished decisions are kept, new ids are drawn
     #[arg(long)]
     pub(crate) copied: bool,
-    /// Where clients and participants connect
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7450")]
-    pub(crate) listen: SocketAddr,
-    /// Where operators connect
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7451")]
-    pub(crate) admin_listen: SocketAddr,
-    /// Listen on addresses other machines reach, although nobody is authenticated yet
-    #[arg(long)]
-    pub(crate) insecure: bool,
-    /// The cluster's number, with --init
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) cluster: u32,
-    /// This coordinator's number in the cluster, with --init
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) slot: u16,
-    #[command(flatten)]
-    pub(crate) process: ProcessArgs,
     /// Write the addresses here, as JSON, once they are bound
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) port_file: Option<PathBuf>,
+    /// End at once when stdin closes
+    #[arg(long, hide = true)]
+    pub(crate) exit_with_stdin: bool,
+}
+
+/// Settings of `serve` that have options. What is not given comes from the environment, the file or
+/// the defaults, in this order; so clap knows neither.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct SettingArgs {
+    /// The configuration: see `unanimous config init`
+    #[arg(long, value_name = "FILE", hide_env_values = true, env = "UNANIMOUS_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the log is
+    ///
+    /// [env: UNANIMOUS_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where clients and participants connect
+    ///
+    /// [env: UNANIMOUS_LISTEN] [default: 127.0.0.1:7450]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where operators connect
+    ///
+    /// [env: UNANIMOUS_ADMIN_LISTEN] [default: 127.0.0.1:7451]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) admin_listen: Option<SocketAddr>,
+    /// Listen on addresses other machines reach, although nobody is authenticated yet
+    ///
+    /// [env: UNANIMOUS_INSECURE]
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// The cluster's number, with --init
+    ///
+    /// [env: UNANIMOUS_CLUSTER] [default: 0]
+    #[arg(long, value_name = "N")]
+    pub(crate) cluster: Option<u32>,
+    /// This coordinator's number in the cluster, with --init
+    ///
+    /// [env: UNANIMOUS_SLOT] [default: 0]
+    #[arg(long, value_name = "N")]
+    pub(crate) slot: Option<u16>,
+    /// Form of the log lines on stderr
+    ///
+    /// [env: UNANIMOUS_LOG_FORMAT] [default: human]
+    #[arg(long, value_enum)]
+    pub(crate) log_format: Option<LogFormat>,
+    /// Which log lines: error, warn, info, debug, trace, or directives as
+    /// "info,unanimous_server=debug"
+    ///
+    /// [env: UNANIMOUS_LOG_LEVEL] [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
+}
+
+impl SettingArgs {
+    /// The keys that were given, and their words.
+    pub(crate) fn given(&self) -> Vec<(&'static str, OsString)> {
+        let path = |path: &PathBuf| path.clone().into_os_string();
+        let address = |address: SocketAddr| OsString::from(address.to_string());
+        let number = |number: u32| OsString::from(number.to_string());
+        let given = [
+            ("log.data_dir", self.data_dir.as_ref().map(path)),
+            ("listen.sessions", self.listen.map(address)),
+            ("listen.admin", self.admin_listen.map(address)),
+            ("listen.insecure", self.insecure.then(|| "true".into())),
+            ("log.cluster", self.cluster.map(number)),
+            ("log.slot", self.slot.map(|slot| number(slot.into()))),
+            ("process.log_format", self.log_format.map(|form| form.word().into())),
+            ("process.log_level", self.log_level.as_ref().map(Into::into)),
+        ];
+        given.into_iter().filter_map(|(key, word)| Some((key, word?))).collect()
+    }
+}
+
+/// `config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Write a file with every key, its default and its reason
+    #[command(after_help = "Example: unanimous config init /etc/unanimous.toml")]
+    Init {
+        /// A file that does not exist yet; without it, stdout
+        file: Option<PathBuf>,
+    },
+    /// Read a file as `serve` would, and tell everything that is wrong with it
+    #[command(after_help = "Example: unanimous config check /etc/unanimous.toml")]
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// What `serve` would be told with the same options, and by whom
+    #[command(after_help = "Example: unanimous config show --config /etc/unanimous.toml")]
+    Show(SettingArgs),
 }
 
 /// Options of processes that run until they are stopped.
@@ -173,6 +252,16 @@ pub(crate) enum LogFormat {
     Human,
     /// A JSON object a line
     Json,
+}
+
+impl LogFormat {
+    /// As it is given.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Json => "json",
+        }
+    }
 }
 
 /// `dev`.

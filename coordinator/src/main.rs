@@ -8,6 +8,7 @@
 //! and no service (`unanimous-server`) of its own; it starts them and shows what they say.
 
 mod cli;
+mod config;
 mod connect;
 mod dev;
 mod errors;
@@ -54,6 +55,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Orphan(OrphanCommand::List) => participant::orphans(&cli.global, output),
         Command::Status => status::run(&cli.global, output),
         Command::Log(command) => log::run(command, output),
+        Command::Config(command) => config::run(command, output),
         Command::Version => version(output),
     }
 }

@@ -1,6 +1,7 @@
 //! `unanimous serve`: the coordinator.
 
-use crate::cli::ServeArgs;
+use crate::cli::{ProcessArgs, ServeArgs};
+use crate::config::{self, Resolved, Settings};
 use crate::errors::{Exit, Failure};
 use crate::process;
 use serde_json::json;
@@ -8,12 +9,20 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use unanimous_recovery::codec::CodecError;
-use unanimous_recovery::{LogKind, OpenOptions};
+use unanimous_recovery::{LogKind, OpenOptions, OpenedLog};
 use unanimous_server::{Config, Listeners, ServeError};
 
 /// Serves until a signal stops it. Everything answered by then is durable, whatever the exit code.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
-    process::begin(&args.process)?;
+    let Resolved { settings, unknown_variables, .. } = config::load(&args.settings)?;
+    process::begin(&ProcessArgs {
+        log_format: settings.log_format,
+        log_level: settings.log_level.clone(),
+        exit_with_stdin: args.exit_with_stdin,
+    })?;
+    for name in unknown_variables {
+        tracing::warn!(name, "nobody reads this variable");
+    }
     // Before anything that takes long: a stop that is asked for meanwhile is a clean one.
     let (handle, shutdown) = unanimous_server::shutdown();
     process::on_signals(move |name, count| {
@@ -25,24 +34,57 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         }
         handle.request();
     })?;
-    for (option, address) in [("--listen", args.listen), ("--admin-listen", args.admin_listen)] {
-        check_loopback(args, option, address)?;
-    }
+    let dir = settings.data_dir.as_deref().ok_or_else(no_data_dir)?;
+    check_loopback(&settings)?;
     let listeners = Listeners {
-        sessions: listen("--listen", args.listen)?,
-        admin: listen("--admin-listen", args.admin_listen)?,
+        sessions: listen("--listen", settings.listen)?,
+        admin: listen("--admin-listen", settings.admin_listen)?,
     };
+    let again = again(args, dir);
+    let log = open(args, &settings, dir, &again)?;
+    if let Some(file) = &args.port_file {
+        write_port_file(file, &listeners)?;
+    }
+    let config = Config {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        data_dir: dir.to_owned(),
+        ..settings.server
+    };
+    unanimous_server::run(config, listeners, log, shutdown)
+        .map_err(|error| failed(&error, dir, &again))
+}
+
+fn no_data_dir() -> Failure {
+    let why = "the log has to be somewhere, and neither the command line nor the environment nor \
+               a configuration file says where";
+    let next = "unanimous serve --data-dir DIR --init";
+    Failure::new(Exit::Usage, "USAGE", "no directory was given", why, next)
+        .or("unanimous serve --config FILE, with log.data_dir in it")
+}
+
+/// The command that was run, as far as it names the log.
+fn again(args: &ServeArgs, dir: &Path) -> String {
+    match &args.settings.config {
+        Some(file) => format!("unanimous serve --config {}", file.display()),
+        None => format!("unanimous serve --data-dir {}", dir.display()),
+    }
+}
+
+fn open(
+    args: &ServeArgs,
+    settings: &Settings,
+    dir: &Path,
+    again: &str,
+) -> Result<OpenedLog, Failure> {
     let options = OpenOptions {
         kind: LogKind::Coordinator,
         init: args.init,
-        cluster: args.cluster,
-        slot: args.slot,
+        cluster: settings.cluster,
+        slot: settings.slot,
         moved: args.moved,
         copied: args.copied,
     };
-    let dir = &args.data_dir;
-    let again = format!("unanimous serve --data-dir {}", dir.display());
-    let log = options.open(dir).map_err(|error| Failure::from_open(&error, dir, &again))?;
+    let log = options.open(dir).map_err(|error| Failure::from_open(&error, dir, again))?;
     let report = log.report();
     tracing::info!(
         dir = %dir.display(),
@@ -53,16 +95,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         elapsed_ms = report.elapsed.as_millis(),
         "the log is open"
     );
-    if let Some(file) = &args.port_file {
-        write_port_file(file, &listeners)?;
-    }
-    let config = Config {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        data_dir: dir.clone(),
-        ..Config::default()
-    };
-    unanimous_server::run(config, listeners, log, shutdown)
-        .map_err(|error| failed(&error, dir, &again))
+    Ok(log)
 }
 
 fn failed(error: &ServeError, dir: &Path, again: &str) -> Failure {
@@ -82,23 +115,20 @@ fn failed(error: &ServeError, dir: &Path, again: &str) -> Failure {
 }
 
 /// Nobody is authenticated yet: whoever reaches the port may end any transaction.
-fn check_loopback(args: &ServeArgs, option: &str, address: SocketAddr) -> Result<(), Failure> {
-    if address.ip().is_loopback() {
-        return Ok(());
-    }
-    if args.insecure {
+pub(crate) fn check_loopback(settings: &Settings) -> Result<(), Failure> {
+    let addresses = [("--listen", settings.listen), ("--admin-listen", settings.admin_listen)];
+    for (option, address) in addresses.into_iter().filter(|(_, at)| !at.ip().is_loopback()) {
+        if !settings.insecure {
+            let what = format!("{option} {address} can be reached from other machines");
+            let why = "this version authenticates nobody: whoever reaches the port is trusted";
+            let next = format!("the same command with {option} 127.0.0.1:{}", address.port());
+            return Err(Failure::new(Exit::NotAllowed, "INSECURE_LISTEN", what, why, next)
+                .or(format!("the same command with {option} {address} --insecure"))
+                .or("insecure = true below [listen] in the configuration file"));
+        }
         tracing::warn!(%address, "listening without authentication: whoever connects is trusted");
-        return Ok(());
     }
-    let dir = args.data_dir.display();
-    Err(Failure::new(
-        Exit::NotAllowed,
-        "INSECURE_LISTEN",
-        format!("{option} {address} can be reached from other machines"),
-        "this version authenticates nobody: whoever reaches the port is trusted",
-        format!("unanimous serve --data-dir {dir} {option} 127.0.0.1:{}", address.port()),
-    )
-    .or(format!("unanimous serve --data-dir {dir} {option} {address} --insecure")))
+    Ok(())
 }
 
 /// Binds a port, with what to do when that fails.

@@ -59,7 +59,7 @@ fn what_cannot_be_understood_ends_with_2() {
     let dir = tempfile::tempdir().unwrap();
     let level = ["serve", "--init", "--log-level", "a=b=c", "--data-dir"];
     let said = unanimous(&level).arg(dir.path()).output().unwrap().into();
-    assert_fails(&said, 2, "BAD_LOG_LEVEL");
+    assert_fails(&said, 2, "CONFIG_BAD_VALUE");
 }
 
 #[test]
@@ -103,6 +103,10 @@ fn help_is_as_it_was_read() {
         "log",
         "log verify",
         "log dump",
+        "config",
+        "config init",
+        "config check",
+        "config show",
         "version",
     ] {
         let mut words: Vec<&str> = command.split_whitespace().collect();

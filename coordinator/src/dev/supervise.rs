@@ -3,6 +3,7 @@
 //! Each runs this very executable in a process group of its own (Ctrl-C reaches only `dev`), and
 //! ends when its stdin closes, which happens however `dev` ends.
 
+use crate::config;
 use crate::errors::{Exit, Failure};
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
@@ -222,7 +223,12 @@ impl Spec {
             .append(true)
             .open(&self.log)
             .map_err(failed(format!("opening {}", self.log.display())))?;
-        let mut child = Command::new(executable)
+        let mut command = Command::new(executable);
+        // What somebody has set for a coordinator of their own is not for this one.
+        config::variables().for_each(|name| {
+            command.env_remove(name);
+        });
+        let mut child = command
             .args(&self.args)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

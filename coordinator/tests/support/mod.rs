@@ -15,8 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The binary, with nothing of this machine's settings.
 pub(crate) fn unanimous(args: &[&str]) -> Command {
     let mut command = Command::new(cargo_bin("unanimous"));
-    for name in ["ADMIN_ADDRESS", "ADDRESS", "DATA_DIR", "LOG_LEVEL"] {
-        command.env_remove(format!("UNANIMOUS_{name}"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("UNANIMOUS_") {
+            command.env_remove(name);
+        }
     }
     command.env_remove("COLUMNS").args(args).env("NO_COLOR", "1").stdin(Stdio::null());
     command
