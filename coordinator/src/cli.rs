@@ -126,6 +126,12 @@ pub(crate) struct ServeArgs {
     /// The directory is a copy or was restored: unfinished decisions are kept, new ids are drawn
     #[arg(long)]
     pub(crate) copied: bool,
+    /// Start although one of the two directories is missing or damaged, on the other one
+    #[arg(long)]
+    pub(crate) degraded: bool,
+    /// Make the missing or damaged one of the two directories again, from the other one
+    #[arg(long)]
+    pub(crate) rebuild: bool,
     /// Write the addresses here, as JSON, once they are bound
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) port_file: Option<PathBuf>,
@@ -146,6 +152,11 @@ pub(crate) struct SettingArgs {
     /// [env: UNANIMOUS_DATA_DIR]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Where a second copy of the log is, best on another disk
+    ///
+    /// [env: UNANIMOUS_SECOND_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) second_dir: Option<PathBuf>,
     /// Where clients and participants connect
     ///
     /// [env: UNANIMOUS_LISTEN] [default: 127.0.0.1:7450]
@@ -192,6 +203,7 @@ impl SettingArgs {
         let number = |number: u32| OsString::from(number.to_string());
         let given = [
             ("log.data_dir", self.data_dir.as_ref().map(path)),
+            ("log.second_dir", self.second_dir.as_ref().map(path)),
             ("listen.sessions", self.listen.map(address)),
             ("listen.admin", self.admin_listen.map(address)),
             ("listen.insecure", self.insecure.then(|| "true".into())),

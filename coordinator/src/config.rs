@@ -47,8 +47,7 @@ pub(crate) fn load(args: &SettingArgs) -> Result<Resolved, Failure> {
     let environment = std::env::vars_os().collect();
     let read = |path: &Path| Ok((path.to_owned(), file::read(path)?));
     let file = args.config.as_deref().map(read).transpose();
-    file.map_err(|problem| vec![problem])
-        .and_then(|file| resolve::resolve(Layers { file, environment, flags: args.given() }))
+    file.and_then(|file| resolve::resolve(Layers { file, environment, flags: args.given() }))
         .map_err(|problems| tell(&problems))
 }
 
@@ -137,7 +136,7 @@ fn paragraph(text: &str) -> String {
 }
 
 fn check(path: &Path, output: Output) -> Result<(), Failure> {
-    let resolved = file::read(path).map_err(|problem| vec![problem]).and_then(|text| {
+    let resolved = file::read(path).and_then(|text| {
         let file = Some((path.to_owned(), text));
         resolve::resolve(Layers { file, ..Layers::default() })
     });

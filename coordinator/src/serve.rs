@@ -35,6 +35,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         handle.request();
     })?;
     let dir = settings.data_dir.as_deref().ok_or_else(no_data_dir)?;
+    check_one_log(args, &settings, dir)?;
     check_loopback(&settings)?;
     let listeners = Listeners {
         sessions: listen("--listen", settings.listen)?,
@@ -60,6 +61,17 @@ fn no_data_dir() -> Failure {
     let next = "unanimous serve --data-dir DIR --init";
     Failure::new(Exit::Usage, "USAGE", "no directory was given", why, next)
         .or("unanimous serve --config FILE, with log.data_dir in it")
+}
+
+/// Whoever asks for two logs must not believe to have them.
+fn check_one_log(args: &ServeArgs, settings: &Settings, dir: &Path) -> Result<(), Failure> {
+    if settings.second_dir.is_none() && !args.degraded && !args.rebuild {
+        return Ok(());
+    }
+    let what = "a second directory, --degraded and --rebuild are not served yet";
+    let why = "this version keeps the log in one directory";
+    let next = format!("unanimous serve --data-dir {}", dir.display());
+    Err(Failure::new(Exit::Refused, "UNSUPPORTED", what, why, next))
 }
 
 /// The command that was run, as far as it names the log.

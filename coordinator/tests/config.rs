@@ -139,74 +139,76 @@ fn an_unknown_key_is_told_with_the_one_that_was_meant() {
     );
 }
 
+/// Values that are refused, and what is said about them.
+const BAD_VALUES: [(&str, &str); 10] = [
+    (
+        "[limits]\ntransactions_max = \"many\"",
+        "limits.transactions_max = \"many\" in FILE line 2\n  \
+         why:  must be a whole number from 1 to 1000000000\n  \
+         next: transactions_max = 200000\n",
+    ),
+    (
+        "[limits]\nmessage_bytes_max = 1_048_576",
+        "limits.message_bytes_max = 1_048_576 in FILE line 2\n  \
+         why:  must be a size in text, with its unit (B, KiB, MiB, GiB, TiB), from 1B to \
+         1024TiB\n  \
+         next: message_bytes_max = \"1MiB\"\n",
+    ),
+    (
+        "[timeouts]\ntimeout_default = 30",
+        "timeouts.timeout_default = 30 in FILE line 2\n  \
+         why:  must be a time in text, with its units (ms, s, m, h, d), from 1ms to \
+         365d\n  \
+         next: timeout_default = \"30s\"\n        or timeout_default = \"30ms\"\n",
+    ),
+    (
+        "[listen]\nsessions = \"localhost\"",
+        "listen.sessions = \"localhost\" in FILE line 2\n  \
+         why:  must be an IP address and a port in text\n  \
+         next: sessions = \"127.0.0.1:7450\"\n",
+    ),
+    (
+        "[listen]\ninsecure = 1",
+        "listen.insecure = 1 in FILE line 2\n  \
+         why:  must be true or false\n  \
+         next: insecure = false\n",
+    ),
+    (
+        "[log]\ndata_dir = \"\"",
+        "log.data_dir = \"\" in FILE line 2\n  \
+         why:  must be a path in text, and not empty\n  \
+         next: data_dir = \"/var/lib/unanimous\"\n",
+    ),
+    (
+        "[log]\nslot = 65536",
+        "log.slot = 65536 in FILE line 2\n  \
+         why:  must be a whole number from 0 to 65535\n  \
+         next: slot = 0\n",
+    ),
+    (
+        "[process]\nlog_level = \"a=b=c\"",
+        "process.log_level = \"a=b=c\" in FILE line 2\n  \
+         why:  must be error, warn, info, debug, trace, or directives as \
+         \"info,unanimous_server=debug\"\n  \
+         next: log_level = \"info\"\n",
+    ),
+    (
+        "[process]\nlog_format = \"Json\"",
+        "process.log_format = \"Json\" in FILE line 2\n  \
+         why:  must be \"human\" or \"json\"\n  \
+         next: log_format = \"human\"\n",
+    ),
+    (
+        "limits = 5",
+        "limits = 5 in FILE line 1\n  \
+         why:  limits is a section, with its keys on the lines below [limits]\n  \
+         next: [limits]\n",
+    ),
+];
+
 #[test]
 fn a_bad_value_is_told_with_its_rule_and_a_good_one() {
-    let table = [
-        (
-            "[limits]\ntransactions_max = \"many\"",
-            "limits.transactions_max = \"many\" in FILE line 2\n  \
-             why:  must be a whole number from 1 to 1000000000\n  \
-             next: transactions_max = 200000\n",
-        ),
-        (
-            "[limits]\nmessage_bytes_max = 1_048_576",
-            "limits.message_bytes_max = 1_048_576 in FILE line 2\n  \
-             why:  must be a size in text, with its unit (B, KiB, MiB, GiB, TiB), from 1B to \
-             1024TiB\n  \
-             next: message_bytes_max = \"1MiB\"\n",
-        ),
-        (
-            "[timeouts]\ntimeout_default = 30",
-            "timeouts.timeout_default = 30 in FILE line 2\n  \
-             why:  must be a time in text, with its units (ms, s, m, h, d), from 1ms to \
-             365d\n  \
-             next: timeout_default = \"30s\"\n        or timeout_default = \"30ms\"\n",
-        ),
-        (
-            "[listen]\nsessions = \"localhost\"",
-            "listen.sessions = \"localhost\" in FILE line 2\n  \
-             why:  must be an IP address and a port in text\n  \
-             next: sessions = \"127.0.0.1:7450\"\n",
-        ),
-        (
-            "[listen]\ninsecure = 1",
-            "listen.insecure = 1 in FILE line 2\n  \
-             why:  must be true or false\n  \
-             next: insecure = false\n",
-        ),
-        (
-            "[log]\ndata_dir = \"\"",
-            "log.data_dir = \"\" in FILE line 2\n  \
-             why:  must be a path in text, and not empty\n  \
-             next: data_dir = \"/var/lib/unanimous\"\n",
-        ),
-        (
-            "[log]\nslot = 65536",
-            "log.slot = 65536 in FILE line 2\n  \
-             why:  must be a whole number from 0 to 65535\n  \
-             next: slot = 0\n",
-        ),
-        (
-            "[process]\nlog_level = \"a=b=c\"",
-            "process.log_level = \"a=b=c\" in FILE line 2\n  \
-             why:  must be error, warn, info, debug, trace, or directives as \
-             \"info,unanimous_server=debug\"\n  \
-             next: log_level = \"info\"\n",
-        ),
-        (
-            "[process]\nlog_format = \"Json\"",
-            "process.log_format = \"Json\" in FILE line 2\n  \
-             why:  must be \"human\" or \"json\"\n  \
-             next: log_format = \"human\"\n",
-        ),
-        (
-            "limits = 5",
-            "limits = 5 in FILE line 1\n  \
-             why:  limits is a section, with its keys on the lines below [limits]\n  \
-             next: [limits]\n",
-        ),
-    ];
-    for (text, expected) in table {
+    for (text, expected) in BAD_VALUES {
         assert_eq!(told(text), format!("error[CONFIG_BAD_VALUE]: {expected}"));
     }
     for value in
@@ -237,6 +239,7 @@ fn contradictions_are_told_all_at_once() {
         "[queues]\nevents_queue = 1_000_000",
         "[retries]\nretry_min = \"1h\"",
         "[listen]\nadmin = \"127.0.0.1:7450\"",
+        "[log]\ndata_dir = \"/d\"\nsecond_dir = \"/d\"",
     ];
     for text in all {
         let said = told(text);
@@ -400,6 +403,11 @@ fn serve_tells_every_problem_and_touches_nothing() {
     assert!(said.stderr.starts_with("error[CONFIG_BAD_VALUE]: "), "{said:?}");
     assert!(!data.exists());
     assert_fails(&run(&["serve", "--config", "/nowhere"]), 2, "CONFIG_UNREADABLE");
+    for two in [&["--second-dir", "y"][..], &["--degraded"], &["--rebuild"]] {
+        let said = run(&[&["serve", "--init", "--data-dir", "x"][..], two].concat());
+        assert_fails(&said, 5, "UNSUPPORTED");
+        assert!(!Path::new("x").exists());
+    }
     std::fs::write(&path, "").unwrap();
     let said = unanimous(&["serve", "--config"]).arg(&path).output().unwrap().into();
     assert_fails(&said, 2, "USAGE");

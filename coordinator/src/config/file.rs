@@ -29,22 +29,22 @@ pub(super) struct Entry {
     pub(super) shown: String,
 }
 
-/// The text of the file.
-pub(super) fn read(path: &Path) -> Result<String, Problem> {
+/// The text of the file, or the one problem it has.
+pub(super) fn read(path: &Path) -> Result<String, Vec<Problem>> {
     let file = path.display().to_string();
-    let see = || format!("ls -la {file}");
+    let unreadable = |why: String| vec![Problem::unreadable(&file, why, format!("ls -la {file}"))];
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|opened| opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(|error| Problem::unreadable(&file, error.to_string(), see()))?;
+        .map_err(|error| unreadable(error.to_string()))?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        let why = format!("it is longer than {} KiB: no configuration is", FILE_BYTES_MAX >> 10);
-        return Err(Problem::unreadable(&file, why, see()));
+        let longer = format!("it is longer than {} KiB: no configuration is", FILE_BYTES_MAX >> 10);
+        return Err(unreadable(longer));
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let line = line_of(error.as_bytes(), at);
-        Problem::syntax(&file, line, "it is not UTF-8 text")
+        vec![Problem::syntax(&file, line, "it is not UTF-8 text")]
     })
 }
 

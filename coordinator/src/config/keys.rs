@@ -18,6 +18,12 @@ pub(crate) struct Settings {
     pub(crate) insecure: bool,
     /// Where the log is. `serve` needs one.
     pub(crate) data_dir: Option<PathBuf>,
+    /// Where a second copy of the log is, if there is one.
+    pub(crate) second_dir: Option<PathBuf>,
+    /// What the log's file systems must have free for new work, in bytes.
+    pub(crate) free_bytes_min: u64,
+    /// What is held back in each directory for finishing when its file system is full, in bytes.
+    pub(crate) reserve_bytes: u64,
     /// The cluster of a log that is made.
     pub(crate) cluster: u32,
     /// The coordinator's slot of a log that is made.
@@ -38,6 +44,9 @@ impl Default for Settings {
             admin_listen: local(7451),
             insecure: false,
             data_dir: None,
+            second_dir: None,
+            free_bytes_min: 64 << 20,
+            reserve_bytes: 32 << 20,
             cluster: 0,
             slot: 0,
             log_format: LogFormat::Human,
@@ -120,6 +129,9 @@ macro_rules! field {
     (bytes, $at:expr) => {
         Field::Bytes { at: $at, least: 1 }
     };
+    (bytes_or_0, $at:expr) => {
+        Field::Bytes { at: $at, least: 0 }
+    };
     (duration, $at:expr) => {
         Field::Duration { at: $at, least: 1 }
     };
@@ -168,6 +180,16 @@ pub(crate) static KEYS: &[Key] = keys! {
     log.data_dir (--"data-dir") = path data_dir (as "/var/lib/unanimous"):
         "Where the log is. serve needs it from the file, the environment or the command line. A \
          relative path starts at the directory in which serve is started.";
+    log.second_dir (--"second-dir") = path second_dir (as "/mnt/other-disk/unanimous"):
+        "Where a second copy of the log is, best on another disk. Both are written at once, and a \
+         start with one missing has to be allowed with --degraded. Without this key there is one \
+         log.";
+    log.free_bytes_min = bytes_or_0 free_bytes_min:
+        "What the log's file system must have free for new work. Below it Begin is refused; what \
+         has begun is finished.";
+    log.reserve_bytes = bytes_or_0 reserve_bytes:
+        "Space held back in the log's directory, and given up when its file system is full, so \
+         that decided transactions can be finished.";
     log.cluster (--"cluster") = count_or_0 cluster:
         "The cluster's number, used when a log is made.";
     log.slot (--"slot") = count_or_0 slot:

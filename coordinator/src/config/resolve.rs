@@ -188,6 +188,11 @@ fn broken_rules(settings: &Settings) -> Vec<(&'static str, String)> {
         let rule = "must differ from listen.sessions: the ports serve different callers";
         broken.push((".admin_listen", rule.to_owned()));
     }
+    if settings.second_dir.is_some() && settings.second_dir == settings.data_dir {
+        let rule =
+            "must differ from log.data_dir: a second copy in the same place protects nothing";
+        broken.push((".second_dir", rule.to_owned()));
+    }
     if limits.timeout_ms_default > limits.timeout_ms_max {
         let max = value(".server.limits.timeout_ms_max");
         let rule = format!(
