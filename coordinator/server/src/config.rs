@@ -45,9 +45,6 @@ pub struct Config {
     /// Calls of all clients without an answer, those of clients that are gone included: each has a
     /// place until its transaction ends. At the limit a call is refused with TOO_MANY_CALLS.
     pub calls_max: usize,
-    /// Participants' names remembered. At the limit the names that have no session are dropped from
-    /// the list.
-    pub participants_max: usize,
     /// Length of one message, in bytes. A longer one ends its session, or fails its call with
     /// OUT_OF_RANGE.
     pub message_bytes_max: usize,
@@ -91,7 +88,6 @@ impl Default for Config {
             session_queue: 16_384,
             calls_per_client_max: 8_192,
             calls_max: 400_000,
-            participants_max: 10_000,
             message_bytes_max: 4 << 20,
             log_queue_bytes_max: 64 << 20,
             log_bytes_compact: 8 << 20,
@@ -132,7 +128,7 @@ impl Config {
             ("events_queue", self.events_queue),
             ("calls_per_client_max", self.calls_per_client_max),
             ("calls_max", self.calls_max),
-            ("participants_max", self.participants_max),
+            ("limits.participants_max", self.limits.participants_max),
             ("limits.outcomes_max", self.limits.outcomes_max),
             ("limits.redrive_window", self.limits.redrive_window),
             ("limits.ticks_max", self.limits.ticks_max),

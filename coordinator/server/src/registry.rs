@@ -60,7 +60,7 @@ impl Registry {
             owner,
             branches_max: u32::try_from(config.limits.branches_max).unwrap_or(u32::MAX),
             message_bytes_max: config.message_bytes_wire(),
-            participants_max: config.participants_max,
+            participants_max: config.limits.participants_max,
             connected: HashMap::new(),
             names: HashMap::new(),
             gone: BTreeMap::new(),

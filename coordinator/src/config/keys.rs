@@ -195,8 +195,14 @@ pub(crate) static KEYS: &[Key] = keys! {
     log.slot (--"slot") = count_or_0 slot:
         "This coordinator's number in the cluster, used when a log is made.";
     log.queue_bytes_max = bytes server.log_queue_bytes_max:
-        "Record bytes that wait for the log. At the limit Begin is refused with LOG_BUSY; what has \
-         begun is finished.";
+        "Record bytes that wait for the log. At the limit Begin is refused with LOG_BUSY, and a \
+         commit waits before its participants prepare; what is prepared is finished.";
+    log.bytes_compact = bytes server.log_bytes_compact:
+        "Bytes of frames above which the log is compacted, unless what is live is more than half \
+         of them; then twice that.";
+    log.slow = duration server.log_slow_ms:
+        "While the oldest record has been waiting for the disk for this long, Begin is refused \
+         with LOG_SLOW. Nothing that was handed to the log is given up.";
 
     limits.transactions_max = count server.limits.transactions_max:
         "Transactions that are not finished. At the limit Begin is refused with a retry hint.";
@@ -204,8 +210,8 @@ pub(crate) static KEYS: &[Key] = keys! {
         "Branches of one transaction. At the limit Enlist is refused. All branches have to fit one \
          log record.";
     limits.outcomes_max = count server.limits.outcomes_max:
-        "Outcomes remembered for whoever asks again. Beyond it the oldest eighth is dropped, and \
-         asking for one of them is answered with unknown.";
+        "Outcomes remembered for whoever asks again. Beyond it the oldest are dropped, and asking \
+         for one of them is answered with unknown.";
     limits.exceptions_max = count_or_0 server.limits.exceptions_max:
         "Unfinished transactions named in the mark that tells participants what they may forget. \
          With more of them the mark stays behind, and participants remember longer.";
@@ -223,9 +229,18 @@ pub(crate) static KEYS: &[Key] = keys! {
     limits.calls_max = count server.calls_max:
         "Calls of all clients without an answer. At the limit a call is refused with \
          TOO_MANY_CALLS.";
-    limits.participants_max = count server.participants_max:
-        "Participants' names remembered. At the limit the names without a session are dropped from \
-         the list.";
+    limits.participants_max = count server.limits.participants_max:
+        "Participants that the log remembers, so that they are listed while they are away. Further \
+         ones are served, and listed only while they are connected.";
+    limits.orphans_max = count server.orphans_max:
+        "Branches listed that participants hold prepared and no record explains. Further ones are \
+         only counted.";
+    limits.redrive_window = count server.limits.redrive_window:
+        "Transactions sent again at once to a participant that has come back; each further one \
+         follows with an answer.";
+    limits.ticks_max = count server.limits.ticks_max:
+        "Timers handled in one go, and transactions looked at when a participant comes back. The \
+         rest waits until other work has had its turn.";
     limits.message_bytes_max = bytes server.message_bytes_max:
         "Length of one message. A longer one ends its session, or fails its call with \
          OUT_OF_RANGE.";
@@ -243,6 +258,9 @@ pub(crate) static KEYS: &[Key] = keys! {
         "Time-out of a transaction that asks for none; then it is rolled back.";
     timeouts.timeout_max = duration server.limits.timeout_ms_max:
         "The longest time-out of a transaction. Begin with a longer one is refused.";
+    timeouts.outcome_retention = duration server.limits.outcome_retention_ms:
+        "How long an outcome is remembered at most for whoever asks again. Then asking for it is \
+         answered with unknown.";
     timeouts.stuck_after = duration server.limits.stuck_after_ms:
         "A transaction that has waited this long in phase two is shown as stuck.";
     timeouts.hello_max = duration server.hello_ms_max:
