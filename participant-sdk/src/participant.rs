@@ -18,6 +18,9 @@ use unanimous_core::{BranchId, Gtrid, IdError, ParticipantName, ResourceId};
 
 /// Joins that wait to be taken by the runner; beyond it joining waits.
 const JOINS_QUEUED_MAX: usize = 1_024;
+/// Bounds of the period of the scan for orphans.
+const SCAN_EVERY_MIN: Duration = Duration::from_millis(10);
+const SCAN_EVERY_MAX: Duration = Duration::from_secs(3_600);
 /// The longest kind of a resource, in bytes.
 const KIND_BYTES_MAX: usize = 32;
 
@@ -145,6 +148,7 @@ pub struct ParticipantBuilder {
     join_timeout: Duration,
     branches_max: usize,
     session_queue_max: usize,
+    scan_every: Duration,
 }
 
 impl ParticipantBuilder {
@@ -193,6 +197,14 @@ impl ParticipantBuilder {
         self
     }
 
+    /// The resources are asked for their prepared branches again and again, with this period or up
+    /// to half of it less: a prepare may have arrived after its rollback. A branch that nobody here
+    /// works on is asked about once it was listed twice. 30 s by itself; 10 ms to an hour.
+    pub fn scan_every(mut self, period: Duration) -> Self {
+        self.scan_every = period.clamp(SCAN_EVERY_MIN, SCAN_EVERY_MAX);
+        self
+    }
+
     /// Asks the resources for their prepared branches, then starts the task that keeps the session.
     /// Does not wait for the coordinator.
     ///
@@ -238,6 +250,7 @@ impl ParticipantBuilder {
             times: self.times,
             branches_max: self.branches_max,
             session_queue_max: self.session_queue_max,
+            scan_every: self.scan_every,
             endpoint,
             left,
         };
@@ -267,6 +280,7 @@ impl Participant {
             join_timeout: Duration::from_secs(10),
             branches_max: 10_000,
             session_queue_max: 8_192,
+            scan_every: Duration::from_secs(30),
         }
     }
 

@@ -128,11 +128,11 @@ pub trait Resource: Send + Sync + 'static {
         async { Ok(()) }
     }
 
-    /// The branches that are prepared and not finished, read from the resource itself. Asked once,
-    /// at the start.
+    /// The branches that are prepared and not finished, read from the resource itself. Asked at the
+    /// start, and again and again while the participant runs, beside all other calls.
     ///
     /// # Errors
-    /// [`Retry`]: the participant does not start.
+    /// [`Retry`]: the participant does not start; later it is asked again after a pause.
     fn recover(&self) -> impl Future<Output = Result<Vec<Prepared>, Retry>> + Send;
 
     /// Whether the resource remembers committed branches until [`Resource::ended`] passes them, so

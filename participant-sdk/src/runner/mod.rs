@@ -5,9 +5,12 @@
 //!  joins, leaves ------+                         +--> session: votes, acknowledgements, questions
 //!  session's messages -+-> core::Participant --> |
 //!  returned calls -----+                         +--> resource calls, driven here, concurrently
+//!  lists of prepared branches
 //! ```
 
+mod inquiries;
 mod joins;
+mod orphans;
 
 pub(crate) use joins::{Joining, Left};
 
@@ -19,7 +22,9 @@ use crate::session::{Session, SessionEvent, Wire};
 use crate::{PROTOCOL_VERSION, SDK, wire};
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use inquiries::{BATCH_MAX, Inquiries};
 use joins::{Joins, Wish};
+use orphans::Scan;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -38,8 +43,6 @@ use v1::participant_service_client::ParticipantServiceClient;
 use v1::participate_request::Body as Say;
 use v1::participate_response::Body as Heard;
 
-/// Branches in a hello and in one inquiry (the wire's limit).
-const BRANCHES_IN_MESSAGE_MAX: usize = 1_000;
 /// How often enlistments without an answer are looked through.
 const REPEAT_EVERY: Duration = Duration::from_millis(250);
 /// How long a stop waits for calls of the resources, and then for the coordinator to take the last
@@ -69,6 +72,7 @@ pub(crate) struct Setup {
     pub(crate) times: Times,
     pub(crate) branches_max: usize,
     pub(crate) session_queue_max: usize,
+    pub(crate) scan_every: Duration,
     pub(crate) endpoint: Endpoint,
     pub(crate) left: mpsc::UnboundedSender<Left>,
 }
@@ -107,6 +111,7 @@ enum Woken {
     Left(Left),
     Asked(Option<Command>),
     Returned(BranchId, Returned),
+    Listed(usize, Option<Vec<Prepared>>),
     Session(SessionEvent<v1::ParticipateResponse>),
     Ticked,
 }
@@ -119,7 +124,10 @@ pub(crate) struct Runner {
     joins: Joins,
     session: Session<ParticipantWire>,
     calls: FuturesUnordered<BoxFuture<'static, (BranchId, Returned)>>,
-    inquiries: Vec<v1::BranchRef>,
+    inquiries: Inquiries,
+    /// One for each resource, in the same order.
+    scans: Vec<Scan>,
+    lists: FuturesUnordered<BoxFuture<'static, (usize, Option<Vec<Prepared>>)>>,
     /// The last ended mark of each coordinator's log.
     marks: BTreeMap<LogId, EndedMark>,
     inbox: mpsc::Receiver<Command>,
@@ -139,6 +147,10 @@ impl Runner {
         lefts: mpsc::UnboundedReceiver<Left>,
     ) -> Self {
         let seed = rand::random();
+        let scan = |registered: &Registered| {
+            Scan::new(setup.scan_every, seed ^ u64::from(registered.number))
+        };
+        let scans = setup.resources.iter().map(scan).collect();
         let mut runner = Self {
             name: setup.name,
             instance: rand::random(),
@@ -147,7 +159,9 @@ impl Runner {
             joins: Joins::new(setup.branches_max, setup.left),
             session: Session::new(setup.endpoint, setup.session_queue_max, seed),
             calls: FuturesUnordered::new(),
-            inquiries: Vec::new(),
+            inquiries: Inquiries::default(),
+            scans,
+            lists: FuturesUnordered::new(),
             marks: BTreeMap::new(),
             inbox,
             lefts,
@@ -155,15 +169,14 @@ impl Runner {
             repeat_at: Instant::now(),
             lost: false,
         };
-        for Prepared { branch, evidence } in recovered {
-            if runner.registered(&branch).is_none() {
-                tracing::warn!(gtrid = %branch.gtrid, bqual = %branch.bqual,
-                    "a prepared branch belongs to no resource of this participant: left alone");
-                continue;
-            }
-            tracing::info!(gtrid = %branch.gtrid, "a prepared branch was found");
-            runner.handle(Event::Recovered { branch, evidence });
+        let (ours, others): (Vec<_>, Vec<_>) = recovered
+            .into_iter()
+            .partition(|prepared| runner.registered(&prepared.branch).is_some());
+        for Prepared { branch, .. } in others {
+            tracing::warn!(gtrid = %branch.gtrid, bqual = %branch.bqual,
+                "a prepared branch belongs to no resource of this participant: left alone");
         }
+        runner.recover(ours);
         runner
     }
 
@@ -175,6 +188,7 @@ impl Runner {
                 Some(left) = self.lefts.recv() => Woken::Left(left),
                 asked = self.inbox.recv() => Woken::Asked(asked),
                 Some((branch, returned)) = self.calls.next() => Woken::Returned(branch, returned),
+                Some((resource, listed)) = self.lists.next() => Woken::Listed(resource, listed),
                 event = self.session.next() => Woken::Session(event),
                 () = sleep_until(wake) => Woken::Ticked,
             };
@@ -193,14 +207,9 @@ impl Runner {
                 }
                 Woken::Asked(None) => return self.stop().await,
                 Woken::Returned(branch, returned) => self.on_returned(branch, returned),
+                Woken::Listed(resource, listed) => self.on_listed(resource, listed),
                 Woken::Session(event) => self.on_session(event),
-                Woken::Ticked => {
-                    self.handle(Event::Ticked);
-                    if self.repeat_at <= Instant::now() {
-                        self.repeat_at = Instant::now() + REPEAT_EVERY;
-                        self.enlist_again(false);
-                    }
-                }
+                Woken::Ticked => self.on_ticked(),
             }
         }
     }
@@ -218,15 +227,80 @@ impl Runner {
     fn wake_at(&self) -> Instant {
         let idle = Instant::now() + Duration::from_secs(3_600);
         let at = if self.joins.any_waiting() { self.repeat_at } else { idle };
+        let at = self.scans.iter().filter_map(Scan::due).fold(at, Instant::min);
         // A millisecond more: the core's time is cut to whole milliseconds.
         let after = |due: Millis| Duration::from_millis(due.0.saturating_add(1));
-        let due = self.core.deadline().and_then(|due| self.started.checked_add(after(due)));
+        let due = [self.core.deadline(), self.inquiries.deadline()].into_iter().flatten().min();
+        let due = due.and_then(|due| self.started.checked_add(after(due)));
         due.map_or(at, |due| at.min(due))
     }
 
+    fn on_ticked(&mut self) {
+        self.handle(Event::Ticked);
+        let now = Instant::now();
+        if self.repeat_at <= now {
+            self.repeat_at = now + REPEAT_EVERY;
+            self.enlist_again(false);
+        }
+        for index in 0..self.scans.len() {
+            if self.scans[index].due().is_some_and(|due| due <= now) {
+                self.list(index);
+            }
+        }
+    }
+
+    /// Asks a resource for its prepared branches.
+    fn list(&mut self, index: usize) {
+        self.scans[index].begin();
+        let resource = Arc::clone(&self.resources[index].resource);
+        self.lists.push(Box::pin(async move {
+            // The making of the future may panic as well.
+            let listing = AssertUnwindSafe(async move { resource.recover().await });
+            let why = match listing.catch_unwind().await {
+                Ok(Ok(listed)) => return (index, Some(listed)),
+                Ok(Err(retry)) => retry.why,
+                Err(_) => "it panicked".to_owned(),
+            };
+            tracing::warn!(?why, "a resource cannot list its prepared branches: asked again");
+            (index, None)
+        }));
+    }
+
+    fn on_listed(&mut self, index: usize, listed: Option<Vec<Prepared>>) {
+        let Some(listed) = listed else { return self.scans[index].fail() };
+        let (core, number) = (&self.core, self.resources[index].number);
+        let skips = |branch: &BranchId| {
+            branch.bqual.resource_manager() != number || core.state(branch).is_some()
+        };
+        let found = self.scans[index].found(listed, skips);
+        self.recover(found);
+    }
+
+    /// Takes prepared branches in, to ask about them.
+    fn recover(&mut self, found: Vec<Prepared>) {
+        if !found.is_empty() {
+            tracing::info!(branches = found.len(), "prepared branches were found");
+        }
+        for Prepared { branch, evidence } in found {
+            tracing::debug!(gtrid = %branch.gtrid, bqual = %branch.bqual, "found prepared");
+            self.handle(Event::Recovered { branch, evidence });
+        }
+    }
+
     fn registered(&self, branch: &BranchId) -> Option<&Registered> {
+        self.resources.get(self.index(branch)?)
+    }
+
+    fn index(&self, branch: &BranchId) -> Option<usize> {
         let number = branch.bqual.resource_manager();
-        self.resources.iter().find(|registered| registered.number == number)
+        self.resources.iter().position(|registered| registered.number == number)
+    }
+
+    /// What a list of prepared branches that is being made says of this one is old.
+    fn touch(&mut self, branch: &BranchId) {
+        if let Some(index) = self.index(branch) {
+            self.scans[index].touch(branch);
+        }
     }
 
     fn on_join(&mut self, joining: Joining) {
@@ -329,6 +403,7 @@ impl Runner {
     }
 
     fn on_returned(&mut self, branch: BranchId, result: Returned) {
+        self.touch(&branch);
         self.handle(Event::Returned { branch, result });
         self.settle(&branch);
     }
@@ -375,6 +450,7 @@ impl Runner {
             }
             SessionEvent::Lost(why) => {
                 self.lost = true;
+                self.inquiries.clear();
                 tracing::warn!(participant = %self.name, ?why, "no session with the coordinator");
             }
         }
@@ -389,7 +465,7 @@ impl Runner {
             resource_id: registered.id.as_str().to_owned(),
             kind: registered.kind.clone(),
         });
-        let in_doubt = self.core.in_doubt().take(BRANCHES_IN_MESSAGE_MAX);
+        let in_doubt = self.core.in_doubt().take(BATCH_MAX);
         v1::Hello {
             protocol_version: PROTOCOL_VERSION,
             participant: self.name.as_str().to_owned(),
@@ -417,13 +493,21 @@ impl Runner {
                 } else {
                     tracing::info!(participant = %self.name, "{words}");
                 }
+                self.inquiries.clear();
                 self.session.hang_up();
             }
             Some(Heard::Welcome(_)) | None => {}
-            Some(body) => match wire::order(&body) {
-                Some((branch, order)) => self.on_told(sender, branch, order),
-                None => tracing::debug!("a message that cannot be read was ignored"),
-            },
+            Some(body) => {
+                if let Heard::Answer(answer) = &body
+                    && let Some(branch) = wire::branch_id(answer.branch.as_ref())
+                {
+                    self.inquiries.on_answered(&branch);
+                }
+                match wire::order(&body) {
+                    Some((branch, order)) => self.on_told(sender, branch, order),
+                    None => tracing::debug!("a message that cannot be read was ignored"),
+                }
+            }
         }
     }
 
@@ -470,17 +554,22 @@ impl Runner {
             match action {
                 core::Action::Call { branch, call } => self.call(branch, call),
                 core::Action::Send { branch, answer } => self.send(&branch, answer),
-                core::Action::Inquire { branch } => self.inquiries.push(wire::branch_ref(&branch)),
+                // Without a session it is dropped: on the next one everybody asks.
+                core::Action::Inquire { branch } if self.session.coordinator().is_some() => {
+                    self.inquiries.want(branch);
+                }
+                core::Action::Inquire { .. } => {}
             }
         }
-        while !self.inquiries.is_empty() {
-            let rest = self.inquiries.len().saturating_sub(BRANCHES_IN_MESSAGE_MAX);
-            let branches = self.inquiries.split_off(rest);
+        let in_doubt = |id: &BranchId| self.core.state(id) == Some(State::Prepared);
+        if let Some(batch) = self.inquiries.poll(self.now(), self.calls.len(), in_doubt) {
+            let branches = batch.iter().map(wire::branch_ref).collect();
             self.say(Say::Inquire(v1::Inquire { branches }));
         }
     }
 
     fn call(&mut self, branch: BranchId, call: Call) {
+        self.touch(&branch);
         // Checked before the core heard of the branch.
         let Some(registered) = self.registered(&branch) else { return };
         let resource = Arc::clone(&registered.resource);
