@@ -12,8 +12,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 use unanimous_core::{Owner, backoff};
 
-/// Delays between two dials, in milliseconds.
-const REDIAL_MS_MIN: u64 = 50;
+/// Delays between two dials, in milliseconds. Many sessions are lost at the same moment, and must
+/// not come back at the same moment: each waits between nothing and the whole of its delay.
+const REDIAL_MS_MIN: u64 = 100;
 const REDIAL_MS_MAX: u64 = 2_000;
 /// A session that lived as long as this was a good one: the next dial is soon.
 const GOOD_AFTER: Duration = Duration::from_secs(1);
@@ -113,8 +114,7 @@ impl<W: Wire> Session<W> {
         {
             self.failures = 0;
         }
-        let delay_ms =
-            backoff::delay_ms(self.seed, b"dial", self.failures, REDIAL_MS_MIN, REDIAL_MS_MAX);
+        let delay_ms = redial_ms(self.seed, self.failures);
         self.failures = self.failures.saturating_add(1);
         self.state = State::Waiting(Instant::now() + Duration::from_millis(delay_ms));
     }
@@ -161,6 +161,10 @@ impl<W: Wire> Session<W> {
     }
 }
 
+fn redial_ms(seed: u64, failures: u32) -> u64 {
+    backoff::spread_ms(seed, b"dial", failures, REDIAL_MS_MIN, REDIAL_MS_MAX)
+}
+
 async fn open<W: Wire>(
     endpoint: Endpoint,
     queue_max: usize,
@@ -187,4 +191,35 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A coordinator comes back after a while: the dials of a thousand sessions that were lost at
+    /// the same moment, each after those that failed before.
+    #[test]
+    fn a_thousand_sessions_lost_at_one_moment_come_back_spread() {
+        const AWAY_MS: u64 = 10_000;
+        let comes_back = |seed: u64| {
+            let mut at_ms = 0;
+            for failures in 0.. {
+                at_ms += redial_ms(seed, failures);
+                if at_ms >= AWAY_MS {
+                    break;
+                }
+            }
+            at_ms - AWAY_MS
+        };
+        let mut tenths = [0u32; 10];
+        for seed in 0..1_000 {
+            let waited_ms = comes_back(seed);
+            assert!(waited_ms <= REDIAL_MS_MAX, "{waited_ms}");
+            tenths[usize::try_from(waited_ms * 10 / (REDIAL_MS_MAX + 1)).unwrap()] += 1;
+        }
+        // Of delays that are evenly spread, the shorter rests are the likelier ones.
+        assert!(tenths.iter().all(|tenth| *tenth < 300), "{tenths:?}");
+        assert!(tenths[..8].iter().all(|tenth| *tenth > 10), "{tenths:?}");
+    }
 }

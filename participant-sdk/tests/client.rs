@@ -147,17 +147,33 @@ async fn every_outcome_of_a_commit_has_its_error() {
     assert_eq!((rollback.reason, &*rollback.participant), (RollbackReason::Voted, "bank-b"));
 }
 
+/// The coordinator's reasons that come with a hint when to try again.
+const FULL: [&str; 7] = [
+    "TOO_MANY_TRANSACTIONS",
+    "TOO_MANY_CALLS",
+    "LOG_BUSY",
+    "LOG_SLOW",
+    "DISK_FULL",
+    "STOPPING",
+    "STARTING",
+];
+
+fn refused(reason: &str, retry_after_ms: u64) -> Reply {
+    let (reason, detail) = (reason.to_owned(), String::new());
+    Reply::Refused(v1::Refused { reason, detail, retry_after_ms })
+}
+
 #[tokio::test]
 async fn a_begin_is_tried_again_while_the_coordinator_is_full_and_not_when_it_refuses() {
     let (_coordinator, client, mut session) = open().await;
-    let refused = |reason: &str, retry_after_ms| {
-        let (reason, detail) = (reason.to_owned(), String::new());
-        Reply::Refused(v1::Refused { reason, detail, retry_after_ms })
-    };
     let begin = tokio::spawn(client.begin("a").into_future());
-    let (call, _) = session.asked().await;
-    session.reply(call, refused("TOO_MANY_TRANSACTIONS", 1)).await;
+    let asked = std::time::Instant::now();
+    for reason in FULL {
+        let (call, Asked::Begin(_)) = session.asked().await else { unreachable!() };
+        session.reply(call, refused(reason, 10)).await;
+    }
     session.begun(1).await;
+    assert!(asked.elapsed() >= Duration::from_millis(70), "not before the coordinator wishes");
     let tx = soon("a begin", begin).await.unwrap().unwrap();
     assert_eq!(tx.gtrid(), gtrid(1));
     let begin = tokio::spawn(client.begin("b").into_future());
@@ -167,6 +183,82 @@ async fn a_begin_is_tried_again_while_the_coordinator_is_full_and_not_when_it_re
     assert!(
         matches!(error, BeginError::Refused { ref reason, .. } if reason == "TIMEOUT_TOO_LONG")
     );
+}
+
+#[tokio::test]
+async fn a_begin_that_is_refused_for_the_time_given_says_why() {
+    let mut coordinator = Coordinator::start().await;
+    let patience = Duration::from_millis(50);
+    let client =
+        Client::builder(&coordinator.address, "app").begin_within(patience).connect().unwrap();
+    let mut session = coordinator.client().await;
+    session.welcome().await;
+    for full in FULL {
+        let begin = tokio::spawn(client.begin("a").into_future());
+        let (call, Asked::Begin(_)) = session.asked().await else { unreachable!() };
+        session.reply(call, refused(full, 60_000)).await;
+        let error = soon("a begin", begin).await.unwrap().unwrap_err();
+        assert!(matches!(error, BeginError::Refused { ref reason, .. } if reason == full));
+    }
+}
+
+#[tokio::test]
+async fn a_refused_commit_is_not_asked_for_again() {
+    let (_coordinator, client, mut session) = open().await;
+    for (sequence, full) in (1..).zip(FULL) {
+        let committed = committing(begun(&client, &mut session, sequence).await);
+        let (call, _) = commit(&mut session).await;
+        session.reply(call, refused(full, 1)).await;
+        let error = soon("a commit", committed).await.unwrap().unwrap_err();
+        assert!(matches!(error, CommitError::Refused { ref reason, .. } if reason == full));
+    }
+}
+
+/// The first one may have been heard, so that the refusal of the second says nothing about it.
+#[tokio::test]
+async fn a_commit_that_may_have_been_heard_is_asked_about_when_it_is_refused() {
+    let (mut coordinator, client, mut session) = open().await;
+    let committed = committing(begun(&client, &mut session, 1).await);
+    commit(&mut session).await;
+    drop(session);
+    let mut session = coordinator.client().await;
+    session.welcome().await;
+    let (call, _) = commit(&mut session).await;
+    session.reply(call, refused("TOO_MANY_CALLS", 1)).await;
+    let (call, Asked::Resolve(resolve)) = session.asked().await else { unreachable!() };
+    assert_eq!((resolve.gtrid, resolve.wait), (gtrid(1).as_bytes().to_vec(), true));
+    session.reply(call, refused("STOPPING", 1)).await;
+    let (call, Asked::Resolve(_)) = session.asked().await else { unreachable!() };
+    session.ended(call, v1::Outcome::Committed).await;
+    assert!(soon("a commit", committed).await.unwrap().is_ok());
+
+    // A defect of the coordinator's: it says itself that the outcome is not known.
+    let committed = committing(begun(&client, &mut session, 2).await);
+    let (call, _) = commit(&mut session).await;
+    session.reply(call, refused("INTERNAL", 0)).await;
+    let (call, Asked::Resolve(_)) = session.asked().await else { unreachable!() };
+    session.reply(call, refused("INTERNAL", 0)).await;
+    let unknown = Err(CommitError::Unknown { gtrid: gtrid(2) });
+    assert_eq!(soon("a commit", committed).await.unwrap(), unknown);
+}
+
+#[tokio::test]
+async fn rollbacks_and_questions_are_asked_again_when_the_coordinator_says_later() {
+    let (_coordinator, client, mut session) = open().await;
+    let rolled_back = tokio::spawn(begun(&client, &mut session, 1).await.rollback());
+    let resolver = client.clone();
+    let (call, Asked::Rollback(_)) = session.asked().await else { unreachable!() };
+    session.reply(call, refused("TOO_MANY_CALLS", 1)).await;
+    let (call, Asked::Rollback(_)) = session.asked().await else { unreachable!() };
+    session.ended(call, v1::Outcome::RolledBack).await;
+    assert!(soon("a rollback", rolled_back).await.unwrap().is_ok());
+    let resolved = tokio::spawn(async move { resolver.resolve(gtrid(1), None).await });
+    let (call, Asked::Resolve(_)) = session.asked().await else { unreachable!() };
+    session.reply(call, refused("STARTING", 1)).await;
+    let (call, Asked::Resolve(_)) = session.asked().await else { unreachable!() };
+    session.reply(call, refused("INVALID_ARGUMENT", 0)).await;
+    let refused = soon("a resolution", resolved).await.unwrap();
+    assert!(matches!(refused, Err(ResolveError::Refused { .. })), "{refused:?}");
 }
 
 #[tokio::test]

@@ -1,13 +1,25 @@
 //! The one retry rule: capped exponential delay with jitter that is a pure function of its inputs.
+//! Two widths of jitter: half of the delay, and the whole of it for many that start at one moment.
 
 /// The delay before try `attempt` (from 0), in milliseconds: between half and the whole of
 /// `min(max_ms, min_ms * 2^attempt)`, chosen by (seed, key, attempt).
 #[must_use]
 pub fn delay_ms(seed: u64, key: &[u8], attempt: u32, min_ms: u64, max_ms: u64) -> u64 {
-    let doubled = min_ms.saturating_mul(1u64.checked_shl(attempt).unwrap_or(u64::MAX));
-    let whole = doubled.min(max_ms).max(1);
+    let whole = whole_ms(attempt, min_ms, max_ms);
     let half = whole / 2;
     half + mix(seed, key, attempt) % (whole - half + 1)
+}
+
+/// As [`delay_ms`], but between 0 and the whole: those who lost something at the same moment come
+/// back spread over all of it.
+#[must_use]
+pub fn spread_ms(seed: u64, key: &[u8], attempt: u32, min_ms: u64, max_ms: u64) -> u64 {
+    mix(seed, key, attempt) % (whole_ms(attempt, min_ms, max_ms).saturating_add(1))
+}
+
+fn whole_ms(attempt: u32, min_ms: u64, max_ms: u64) -> u64 {
+    let doubled = min_ms.saturating_mul(1u64.checked_shl(attempt).unwrap_or(u64::MAX));
+    doubled.min(max_ms).max(1)
 }
 
 /// FNV-1a over the key, then a finalizer (splitmix64), so that neighbouring keys and attempts
@@ -33,6 +45,19 @@ mod tests {
             let whole = 100u64.saturating_mul(1 << attempt.min(20)).min(30_000);
             let delay = delay_ms(7, b"key", attempt, 100, 30_000);
             assert!((whole / 2..=whole).contains(&delay), "attempt {attempt}: {delay} of {whole}");
+        }
+    }
+
+    #[test]
+    fn spread_delays_fill_the_whole_and_no_part_of_it_is_crowded() {
+        for (attempt, whole) in [(0, 100), (3, 800), (9, 30_000), (u32::MAX, 30_000)] {
+            let mut tenths = [0u32; 10];
+            for seed in 0..1_000 {
+                let delay = spread_ms(seed, b"key", attempt, 100, 30_000);
+                assert!(delay <= whole, "attempt {attempt}: {delay} of {whole}");
+                tenths[usize::try_from(delay * 10 / (whole + 1)).unwrap()] += 1;
+            }
+            assert!(tenths.iter().all(|tenth| (50..200).contains(tenth)), "{tenths:?}");
         }
     }
 

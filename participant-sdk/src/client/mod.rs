@@ -22,6 +22,8 @@ use v1::transact_response::Body as Heard;
 const NAME_BYTES_MAX: usize = 64;
 /// Before an answer that tells nothing is asked for again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// The reason of a refusal after which the outcome is not known.
+const INTERNAL: &str = "INTERNAL";
 
 /// Why a client cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -198,9 +200,15 @@ impl Client {
     }
 
     /// Asks until there is an answer that tells something. All calls that have an outcome may be
-    /// repeated.
-    pub(crate) async fn ask_outcome(&self, say: Say) -> Result<Resolution, ResolveError> {
+    /// repeated after a lost session.
+    ///
+    /// A commit that is refused has changed nothing, and is not asked for again: whoever asked for
+    /// it decides what comes next. A refusal is no such news when the commit may have been heard
+    /// before: then its outcome is asked for.
+    pub(crate) async fn ask_outcome(&self, mut say: Say) -> Result<Resolution, ResolveError> {
         let deadline = Instant::now() + self.resolve_within;
+        let question = matches!(say, Say::Resolve(_));
+        let mut heard = false;
         loop {
             let answer = timeout_at(deadline, self.ask(say.clone())).await;
             let pause = match answer.map_err(|_| ResolveError::NoAnswer)? {
@@ -208,14 +216,22 @@ impl Client {
                     Some(resolution) => return Ok(resolution),
                     None => ASK_AGAIN_AFTER,
                 },
-                Ok(Heard::Refused(refused)) if refused.retry_after_ms == 0 => {
-                    let v1::Refused { reason, detail, .. } = refused;
-                    return Err(ResolveError::Refused { reason, detail });
+                Ok(Heard::Refused(v1::Refused { reason, detail, retry_after_ms })) => {
+                    heard |= !question && reason == INTERNAL;
+                    say = match say {
+                        Say::Commit(commit) if heard => Say::Resolve(outcome_of(commit)),
+                        say @ (Say::Rollback(_) | Say::Resolve(_)) if retry_after_ms > 0 => say,
+                        _ if heard => return Err(ResolveError::NoAnswer),
+                        _ => return Err(ResolveError::Refused { reason, detail }),
+                    };
+                    refusal_pause(retry_after_ms, rand::random()).max(ASK_AGAIN_AFTER)
                 }
-                Ok(Heard::Refused(refused)) => Duration::from_millis(refused.retry_after_ms),
                 Ok(_) => ASK_AGAIN_AFTER,
                 // Asked again as soon as there is a session.
-                Err(Lost) => Duration::ZERO,
+                Err(Lost) => {
+                    heard |= !question;
+                    Duration::ZERO
+                }
             };
             let slept = timeout_at(deadline, sleep(pause)).await;
             slept.map_err(|_| ResolveError::NoAnswer)?;
@@ -284,7 +300,7 @@ impl Begin {
                         return Err(refused);
                     }
                     refusal = Some(refused);
-                    Duration::from_millis(retry_after_ms)
+                    refusal_pause(retry_after_ms, rand::random())
                 }
                 Ok(_) => return Err(BeginError::BadAnswer),
                 Err(Lost) => Duration::ZERO,
@@ -302,6 +318,18 @@ impl IntoFuture for Begin {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.run())
     }
+}
+
+/// Not earlier than the coordinator wishes, and up to twice as late: those who are refused together
+/// must not come back together.
+fn refusal_pause(retry_after_ms: u64, random: u64) -> Duration {
+    let more_ms = random % retry_after_ms.saturating_add(1);
+    Duration::from_millis(retry_after_ms.saturating_add(more_ms))
+}
+
+fn outcome_of(commit: v1::Commit) -> v1::Resolve {
+    let v1::Commit { gtrid, expected_branches, .. } = commit;
+    v1::Resolve { gtrid, expected_branches, wait: true }
 }
 
 /// `None`: not decided yet, or a value of a newer version: ask again.
@@ -326,6 +354,16 @@ fn resolution(result: Option<&v1::Result>) -> Option<Resolution> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_refused_come_back_when_they_may_and_not_together() {
+        let pauses: std::collections::BTreeSet<_> =
+            (0..1_000).map(|_| refusal_pause(1_000, rand::random()).as_millis()).collect();
+        assert!(pauses.iter().all(|pause| (1_000..=2_000).contains(pause)), "{pauses:?}");
+        assert!(pauses.len() > 400, "only {} distinct pauses", pauses.len());
+        assert_eq!(refusal_pause(0, 7), Duration::ZERO);
+        assert_eq!(refusal_pause(u64::MAX, 7), Duration::from_millis(u64::MAX));
+    }
 
     #[test]
     fn only_an_outcome_is_an_answer() {
