@@ -33,7 +33,9 @@ pub use client::{
 };
 pub use crash::CRASH_POINTS;
 pub use endpoint::BadAddress;
-pub use participant::{Branch, JoinError, Participant, ParticipantBuilder, StartError};
+pub use participant::{
+    Branch, JoinError, Participant, ParticipantBuilder, ParticipantState, StartError,
+};
 pub use resource::{Prepared, Resource, Retry};
 pub use transaction::{CommitError, Committed, Rollback, RollbackReason, Transaction};
 

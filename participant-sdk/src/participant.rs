@@ -8,7 +8,7 @@ use crate::{HEADER_BRANCHES, HEADER_TRANSACTION};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -91,8 +91,27 @@ pub enum JoinError {
     /// The coordinator did not answer in the time given.
     #[error("the coordinator did not answer in time")]
     TimedOut,
+    /// Another process has this one's instance id: see [`ParticipantState::Replaced`].
+    #[error("the participant was replaced by another process with the same instance id")]
+    Replaced,
     /// The participant was stopped.
     #[error("the participant is stopped")]
+    Stopped,
+}
+
+/// What a participant is able to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ParticipantState {
+    /// There is no session; the coordinator is dialled. Joining waits.
+    Connecting,
+    /// It takes part in transactions.
+    Connected,
+    /// Another process has said hello with this one's instance id, as after a copy of a running
+    /// machine. Two that reconnect in turn would end each other's sessions for ever, so this one
+    /// stays away: joining fails, branches without a vote are undone by their time-out, prepared
+    /// ones are left to the other process and to the next start. It does not end by itself.
+    Replaced,
+    /// It was stopped.
     Stopped,
 }
 
@@ -113,6 +132,7 @@ impl JoinError {
             Self::Undone => "UNDONE",
             Self::Overloaded => "OVERLOADED",
             Self::TimedOut => "TIMED_OUT",
+            Self::Replaced => "REPLACED",
             Self::Stopped => "STOPPED",
         }
     }
@@ -125,7 +145,7 @@ impl JoinError {
             Self::Inactive | Self::UnknownTransaction | Self::NotOurs => Code::FailedPrecondition,
             Self::TooManyBranches | Self::Overloaded => Code::ResourceExhausted,
             Self::TimedOut => Code::DeadlineExceeded,
-            Self::Stopped => Code::Unavailable,
+            Self::Replaced | Self::Stopped => Code::Unavailable,
         }
     }
 }
@@ -244,6 +264,7 @@ impl ParticipantBuilder {
         let (commands, inbox) = mpsc::channel(JOINS_QUEUED_MAX);
         let (left, lefts) = mpsc::unbounded_channel();
         let names = resources.iter().map(|registered| registered.id.clone()).collect();
+        let (state, states) = watch::channel(ParticipantState::Connecting);
         let setup = Setup {
             name,
             resources,
@@ -253,9 +274,10 @@ impl ParticipantBuilder {
             scan_every: self.scan_every,
             endpoint,
             left,
+            state,
         };
         tokio::spawn(Runner::new(setup, recovered, inbox, lefts).run());
-        Ok(Participant { commands, resources: names, join_timeout: self.join_timeout })
+        Ok(Participant { commands, resources: names, states, join_timeout: self.join_timeout })
     }
 }
 
@@ -265,6 +287,7 @@ impl ParticipantBuilder {
 pub struct Participant {
     commands: mpsc::Sender<Command>,
     resources: Arc<[ResourceId]>,
+    states: watch::Receiver<ParticipantState>,
     join_timeout: Duration,
 }
 
@@ -282,6 +305,20 @@ impl Participant {
             session_queue_max: 8_192,
             scan_every: Duration::from_secs(30),
         }
+    }
+
+    /// What it is able to do now.
+    #[must_use]
+    pub fn state(&self) -> ParticipantState {
+        *self.states.borrow()
+    }
+
+    /// Waits until the state is another one than `state`, and returns it. A state that lasts only a
+    /// moment may be missed.
+    pub async fn changed_from(&self, state: ParticipantState) -> ParticipantState {
+        let mut states = self.states.clone();
+        let changed = states.wait_for(|now| *now != state).await;
+        changed.map_or(ParticipantState::Stopped, |now| *now)
     }
 
     /// Joins the transaction that a work call's metadata name, with a branch of `resource`. A

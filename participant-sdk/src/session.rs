@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use std::future::pending;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
@@ -16,6 +16,8 @@ use unanimous_core::{Owner, backoff};
 /// not come back at the same moment: each waits between nothing and the whole of its delay.
 const REDIAL_MS_MIN: u64 = 100;
 const REDIAL_MS_MAX: u64 = 2_000;
+/// Dials that were given up and may still come to the coordinator; older ones are gone.
+const GHOSTS_MAX: u32 = 3;
 /// A session that lived as long as this was a good one: the next dial is soon.
 const GOOD_AFTER: Duration = Duration::from_secs(1);
 
@@ -55,9 +57,15 @@ struct Open<W: Wire> {
 
 enum State<W: Wire> {
     Waiting(Instant),
-    Dialling(BoxFuture<'static, Result<Box<Open<W>>, String>>),
+    Dialling(BoxFuture<'static, Result<Box<Open<W>>, DialFailed>>),
     Open(Box<Open<W>>),
     Ended,
+}
+
+struct DialFailed {
+    why: String,
+    /// The hello may still be on its way.
+    ghost: bool,
 }
 
 pub(crate) struct Session<W: Wire> {
@@ -66,6 +74,8 @@ pub(crate) struct Session<W: Wire> {
     /// Jitter's seed.
     seed: u64,
     failures: u32,
+    /// Dials of our own that may yet replace a later session.
+    ghosts: u32,
     state: State<W>,
 }
 
@@ -74,7 +84,7 @@ impl<W: Wire> Session<W> {
     /// has not taken are dropped.
     pub(crate) fn new(endpoint: Endpoint, queue_max: usize, seed: u64) -> Self {
         let state = State::Waiting(Instant::now());
-        Self { endpoint, queue_max, seed, failures: 0, state }
+        Self { endpoint, queue_max, seed, failures: 0, ghosts: 0, state }
     }
 
     /// The coordinator's life that said welcome, while the session is open.
@@ -89,10 +99,12 @@ impl<W: Wire> Session<W> {
     pub(crate) fn dial(&mut self, hello: W::Out) {
         let (endpoint, queue_max) = (self.endpoint.clone(), self.queue_max);
         self.state = State::Dialling(Box::pin(async move {
-            match timeout(DIAL_TIMEOUT, open::<W>(endpoint, queue_max, hello)).await {
-                Ok(opened) => opened,
-                Err(_) => Err("no answer in time".to_owned()),
-            }
+            let deadline = Instant::now() + DIAL_TIMEOUT;
+            let late = |ghost| move |_| DialFailed { why: "no answer in time".to_owned(), ghost };
+            let channel = timeout_at(deadline, endpoint.connect()).await.map_err(late(false))?;
+            let channel =
+                channel.map_err(|error| DialFailed { why: chain(&error), ghost: false })?;
+            timeout_at(deadline, greet::<W>(channel, queue_max, hello)).await.map_err(late(true))?
         }));
     }
 
@@ -119,6 +131,19 @@ impl<W: Wire> Session<W> {
         self.state = State::Waiting(Instant::now() + Duration::from_millis(delay_ms));
     }
 
+    /// Another session says the same hello, so that the coordinator has ended this one. `false`: it
+    /// may be one of our own that was given up; it is dialled again. `true`: it is another
+    /// process's. The two would replace each other for ever, so this one ends.
+    pub(crate) fn on_replaced(&mut self) -> bool {
+        if self.ghosts > 0 {
+            self.ghosts -= 1;
+            self.hang_up();
+            return false;
+        }
+        self.state = State::Ended;
+        true
+    }
+
     /// Says nothing more and lets the transport deliver what was said: waits for the coordinator to
     /// end the stream.
     pub(crate) async fn finish(&mut self, patience: Duration) {
@@ -142,7 +167,8 @@ impl<W: Wire> Session<W> {
                     self.state = State::Open(open);
                     SessionEvent::Opened
                 }
-                Err(why) => {
+                Err(DialFailed { why, ghost }) => {
+                    self.ghosts = (self.ghosts + u32::from(ghost)).min(GHOSTS_MAX);
                     self.hang_up();
                     SessionEvent::Lost(why)
                 }
@@ -165,19 +191,20 @@ fn redial_ms(seed: u64, failures: u32) -> u64 {
     backoff::spread_ms(seed, b"dial", failures, REDIAL_MS_MIN, REDIAL_MS_MAX)
 }
 
-async fn open<W: Wire>(
-    endpoint: Endpoint,
+async fn greet<W: Wire>(
+    channel: Channel,
     queue_max: usize,
     hello: W::Out,
-) -> Result<Box<Open<W>>, String> {
-    let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
+) -> Result<Box<Open<W>>, DialFailed> {
+    let refused = |why: &str| DialFailed { why: why.to_owned(), ghost: false };
+    let broken = |status: Status| DialFailed { why: status.to_string(), ghost: true };
     let (outbound, queue) = mpsc::channel(queue_max);
-    outbound.try_send(hello).map_err(|_| "the session's queue has no room".to_owned())?;
-    let mut inbound =
-        W::call(channel, ReceiverStream::new(queue)).await.map_err(|status| status.to_string())?;
-    let first = inbound.message().await.map_err(|status| status.to_string())?;
-    let first = first.ok_or("the coordinator ended the session without a welcome")?;
-    let coordinator = W::welcome(first)?;
+    outbound.try_send(hello).map_err(|_| refused("the session's queue has no room"))?;
+    let mut inbound = W::call(channel, ReceiverStream::new(queue)).await.map_err(broken)?;
+    let first = inbound.message().await.map_err(broken)?;
+    let first =
+        first.ok_or_else(|| refused("the coordinator ended the session without a welcome"))?;
+    let coordinator = W::welcome(first).map_err(|why| refused(&why))?;
     Ok(Box::new(Open { outbound, inbound, coordinator, since: Instant::now() }))
 }
 

@@ -230,9 +230,8 @@ impl Transaction {
     /// future is dropped.
     ///
     /// A session that is lost meanwhile is no outcome: the commit, which is idempotent, is asked
-    /// for again on the next one, as long as [`crate::ClientBuilder::resolve_within`] says. A commit
-    /// that the coordinator refuses is not asked for again: the transaction is rolled back by its
-    /// time-out.
+    /// for again on the next one, as long as [`crate::ClientBuilder::resolve_within`] says. One
+    /// that the coordinator refuses is not: its transaction is rolled back by the time-out.
     ///
     /// # Errors
     /// See [`CommitError`].

@@ -213,10 +213,10 @@ impl Joins {
         due
     }
 
-    /// Everybody who waits is told that the participant has stopped.
-    pub(super) fn stop(&mut self) {
+    /// Everybody who waits is told why it is in vain.
+    pub(super) fn give_up(&mut self, error: &JoinError) {
         for joining in self.joins.values_mut().flat_map(|join| join.waiting.drain(..)) {
-            let _ = joining.reply.send(Err(JoinError::Stopped));
+            let _ = joining.reply.send(Err(error.clone()));
         }
     }
 }

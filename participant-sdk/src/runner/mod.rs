@@ -16,7 +16,7 @@ pub(crate) use joins::{Joining, Left};
 
 use crate::crash::crash_point;
 use crate::mark::passes;
-use crate::participant::JoinError;
+use crate::participant::{JoinError, ParticipantState};
 use crate::resource::{AnyResource, Prepared};
 use crate::session::{Session, SessionEvent, Wire};
 use crate::{PROTOCOL_VERSION, SDK, wire};
@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -75,6 +75,7 @@ pub(crate) struct Setup {
     pub(crate) scan_every: Duration,
     pub(crate) endpoint: Endpoint,
     pub(crate) left: mpsc::UnboundedSender<Left>,
+    pub(crate) state: watch::Sender<ParticipantState>,
 }
 
 struct ParticipantWire;
@@ -137,6 +138,7 @@ pub(crate) struct Runner {
     repeat_at: Instant,
     /// It was said that there is no session.
     lost: bool,
+    state: watch::Sender<ParticipantState>,
 }
 
 impl Runner {
@@ -168,6 +170,7 @@ impl Runner {
             started: Instant::now(),
             repeat_at: Instant::now(),
             lost: false,
+            state: setup.state,
         };
         let (ours, others): (Vec<_>, Vec<_>) = recovered
             .into_iter()
@@ -304,6 +307,10 @@ impl Runner {
     }
 
     fn on_join(&mut self, joining: Joining) {
+        if *self.state.borrow() == ParticipantState::Replaced {
+            let _ = joining.reply.send(Err(JoinError::Replaced));
+            return;
+        }
         let Some(number) = self.resources.get(joining.resource).map(|resource| resource.number)
         else {
             return;
@@ -439,6 +446,7 @@ impl Runner {
             }
             SessionEvent::Opened => {
                 self.lost = false;
+                self.state.send_replace(ParticipantState::Connected);
                 tracing::info!(participant = %self.name, "the session is open");
                 self.enlist_again(true);
                 self.handle(Event::Connected);
@@ -451,6 +459,7 @@ impl Runner {
             SessionEvent::Lost(why) => {
                 self.lost = true;
                 self.inquiries.clear();
+                self.state.send_replace(ParticipantState::Connecting);
                 tracing::warn!(participant = %self.name, ?why, "no session with the coordinator");
             }
         }
@@ -486,16 +495,7 @@ impl Runner {
         let sender = Owner { log: coordinator.log, epoch: message.sender_epoch };
         match message.body {
             Some(Heard::Enlisted(enlisted)) => self.on_enlisted(&enlisted),
-            Some(Heard::Goodbye(goodbye)) => {
-                let words = farewell(&goodbye);
-                if goodbye.reason() == v1::GoodbyeReason::BadMessage {
-                    tracing::error!(participant = %self.name, "{words}: it will be said again");
-                } else {
-                    tracing::info!(participant = %self.name, "{words}");
-                }
-                self.inquiries.clear();
-                self.session.hang_up();
-            }
+            Some(Heard::Goodbye(goodbye)) => self.on_goodbye(&goodbye),
             Some(Heard::Welcome(_)) | None => {}
             Some(body) => {
                 if let Heard::Answer(answer) = &body
@@ -509,6 +509,28 @@ impl Runner {
                 }
             }
         }
+    }
+
+    fn on_goodbye(&mut self, goodbye: &v1::Goodbye) {
+        let words = farewell(goodbye);
+        self.inquiries.clear();
+        self.state.send_replace(ParticipantState::Connecting);
+        match goodbye.reason() {
+            v1::GoodbyeReason::Replaced => {
+                if self.session.on_replaced() {
+                    let what = "another process has this one's instance id: start this one again";
+                    tracing::error!(participant = %self.name, "{words}: {what}");
+                    self.state.send_replace(ParticipantState::Replaced);
+                    self.joins.give_up(&JoinError::Replaced);
+                }
+                return;
+            }
+            v1::GoodbyeReason::BadMessage => {
+                tracing::error!(participant = %self.name, "{words}: it will be said again");
+            }
+            _ => tracing::info!(participant = %self.name, "{words}"),
+        }
+        self.session.hang_up();
     }
 
     fn on_ended(&mut self, mark: EndedMark) {
@@ -622,7 +644,7 @@ impl Runner {
     }
 
     async fn stop(&mut self) {
-        self.joins.stop();
+        self.joins.give_up(&JoinError::Stopped);
         let patience = Instant::now() + STOP_CALLS_PATIENCE;
         self.carry_out();
         while let Ok(Some((branch, returned))) = timeout_at(patience, self.calls.next()).await {
@@ -630,6 +652,7 @@ impl Runner {
             self.carry_out();
         }
         self.session.finish(STOP_SESSION_PATIENCE).await;
+        self.state.send_replace(ParticipantState::Stopped);
         tracing::info!(participant = %self.name, "stopped");
     }
 }

@@ -64,6 +64,11 @@ pub type ParticipantSession = Session<v1::ParticipateRequest, v1::ParticipateRes
 pub type ClientSession = Session<v1::TransactRequest, v1::TransactResponse>;
 
 impl<In, Out> Session<In, Out> {
+    /// Breaks the stream.
+    pub async fn fail(self) {
+        self.outbound.send(Err(Status::unavailable("as the test wants"))).await.unwrap();
+    }
+
     /// Ends the stream.
     pub fn end(&mut self) {
         self.outbound = mpsc::channel(1).0;
@@ -105,10 +110,19 @@ impl ParticipantSession {
     }
 
     pub async fn answer_enlist(&self, branch: &BranchId, status: v1::EnlistStatus) {
+        self.answer_enlist_for(branch, status, 60_000).await;
+    }
+
+    pub async fn answer_enlist_for(
+        &self,
+        branch: &BranchId,
+        status: v1::EnlistStatus,
+        remaining_ms: u64,
+    ) {
         let enlisted = v1::Enlisted {
             branch: reference(branch),
             status: status.into(),
-            remaining_ms: 60_000,
+            remaining_ms,
             detail: String::new(),
         };
         self.tell(Tell::Enlisted(enlisted)).await;
@@ -209,6 +223,11 @@ impl Coordinator {
 
     pub async fn participant(&mut self) -> ParticipantSession {
         soon("a participant", self.participants.recv()).await.unwrap()
+    }
+
+    /// Nobody has dialled since.
+    pub fn nobody_dialled(&mut self) -> bool {
+        self.participants.try_recv().is_err()
     }
 
     pub async fn client(&mut self) -> ClientSession {
