@@ -2,8 +2,9 @@
 //! it asserts.
 //!
 //! [`sim`] drives coordinators, participants and clients over simulated network, clock and disks
-//! from one seed; [`invariants`] watches every step. Crash runs of the real binary and end-to-end
-//! tests are in `tests/`.
+//! from one seed; [`invariants`] watches every step. [`real`] starts real processes for the
+//! experiments in `src/bin`. Crash runs of the real binary and end-to-end tests are in `tests/`.
 
 pub mod invariants;
+pub mod real;
 pub mod sim;

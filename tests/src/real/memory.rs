@@ -1,0 +1,242 @@
+//! Participants that keep their branches in memory, and clients in a closed loop: as much work for
+//! the coordinator as there can be.
+
+use super::latency::Window;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+use unanimous_sdk::{
+    BranchId, Client, CommitError, Done, Evidence, JoinError, Participant, Prepared, Resource,
+    Retry, Transaction, Vote,
+};
+
+/// After a failure a client waits this long.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Votes yes and remembers nothing: what is tried is the coordinator.
+#[derive(Debug, Default)]
+pub struct Agreeable {
+    /// What it says it holds prepared at the start.
+    pub prepared: Vec<Prepared>,
+    /// Branches that it was told to end.
+    pub ended: Arc<AtomicU64>,
+}
+
+impl Resource for Agreeable {
+    async fn prepare(&self, _: &BranchId) -> Result<Vote, Retry> {
+        Ok(Vote::Commit { evidence: None })
+    }
+
+    async fn commit(&self, _: &BranchId, _: Option<&Evidence>) -> Result<Done, Retry> {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        Ok(Done::Done)
+    }
+
+    async fn rollback(&self, _: &BranchId) -> Result<Done, Retry> {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        Ok(Done::Done)
+    }
+
+    async fn recover(&self) -> Result<Vec<Prepared>, Retry> {
+        Ok(self.prepared.clone())
+    }
+}
+
+/// A participant in this process; its resource has its name.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    participant: Participant,
+}
+
+impl Member {
+    /// Starts it. Does not wait for the coordinator.
+    ///
+    /// # Errors
+    /// The name or the address cannot be used.
+    pub async fn start(url: &str, name: &str, resource: Agreeable) -> anyhow::Result<Self> {
+        let participant = Participant::builder(name)
+            .coordinator(url)
+            .resource(name, "memory", resource)
+            .start()
+            .await?;
+        Ok(Self { name: name.to_owned(), participant })
+    }
+
+    /// Members of these names.
+    ///
+    /// # Errors
+    /// As [`Member::start`].
+    pub async fn start_all(url: &str, names: &[&str]) -> anyhow::Result<Vec<Self>> {
+        let mut members = Vec::new();
+        for name in names {
+            members.push(Self::start(url, name, Agreeable::default()).await?);
+        }
+        Ok(members)
+    }
+
+    /// Work of a transaction here: an empty branch.
+    ///
+    /// # Errors
+    /// It did not join.
+    pub async fn work(&self, transaction: &Transaction) -> Result<(), JoinError> {
+        let request = transaction.request(());
+        let branch = self.participant.join(request.metadata(), &self.name).await?;
+        let mut reply = tonic::Response::new(());
+        branch.announce(reply.metadata_mut());
+        branch.end();
+        transaction.count(reply.metadata());
+        Ok(())
+    }
+}
+
+/// How a transaction ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Told so.
+    Committed,
+    /// Told so, or it never came to a commit.
+    RolledBack(String),
+    /// It did not begin.
+    NotBegun(String),
+    /// Nobody could tell in the time given.
+    Unknown,
+    /// Branches ended differently.
+    Heuristic,
+}
+
+/// One transaction with a branch at each member.
+pub async fn transact(client: &Client, members: &[&Member]) -> Ended {
+    let transaction = match client.begin("memory").await {
+        Ok(transaction) => transaction,
+        Err(error) => return Ended::NotBegun(error.to_string()),
+    };
+    for member in members {
+        if let Err(error) = member.work(&transaction).await {
+            return Ended::RolledBack(error.to_string());
+        }
+    }
+    ended(transaction.commit().await.map(drop))
+}
+
+/// What a commit's answer means.
+#[must_use]
+pub fn ended(answer: Result<(), CommitError>) -> Ended {
+    match answer {
+        Ok(()) | Err(CommitError::CommittedBefore { .. }) => Ended::Committed,
+        Err(CommitError::RolledBack { rollback, .. }) => Ended::RolledBack(rollback.to_string()),
+        // A refusal may have met a repeated request, and the first one may have been taken.
+        Err(CommitError::Unknown { .. } | CommitError::Refused { .. }) => Ended::Unknown,
+        Err(CommitError::Heuristic { .. }) => Ended::Heuristic,
+    }
+}
+
+/// What clients were told, all together.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Committed.
+    pub committed: AtomicU64,
+    /// Rolled back.
+    pub rolled_back: AtomicU64,
+    /// Refused at the begin, or no coordinator.
+    pub not_begun: AtomicU64,
+    /// No answer.
+    pub unknown: AtomicU64,
+    /// Heuristic.
+    pub heuristic: AtomicU64,
+    /// The latencies of the committed ones, since they were last taken.
+    window: Mutex<Window>,
+    stopped: AtomicBool,
+}
+
+impl Counts {
+    /// Counts one.
+    pub fn count(&self, ended: &Ended, took: Duration) {
+        let counter = match ended {
+            Ended::Committed => {
+                self.window.lock().unwrap_or_else(PoisonError::into_inner).add(took);
+                &self.committed
+            }
+            Ended::RolledBack(_) => &self.rolled_back,
+            Ended::NotBegun(_) => &self.not_begun,
+            Ended::Unknown => &self.unknown,
+            Ended::Heuristic => &self.heuristic,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Transactions that ended, as far as clients know.
+    #[must_use]
+    pub fn ended(&self) -> u64 {
+        self.committed.load(Ordering::Relaxed) + self.rolled_back.load(Ordering::Relaxed)
+    }
+
+    /// Takes the latencies since the last call.
+    #[must_use]
+    pub fn take_window(&self) -> Window {
+        std::mem::take(&mut *self.window.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// No transaction begins after this.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was stopped.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+}
+
+/// A closed loop of clients.
+#[derive(Clone, Copy, Debug)]
+pub struct Loop {
+    /// Transactions at a time.
+    pub clients: usize,
+    /// They stop when so many have ended.
+    pub transactions: u64,
+    /// Between two transactions of a client.
+    pub pause: Duration,
+}
+
+impl Loop {
+    /// Runs until the last one has ended or [`Counts::stop`].
+    ///
+    /// The clients share `sessions`; each transaction has a branch at each of `members`.
+    ///
+    /// # Errors
+    /// A client panicked.
+    pub async fn run(
+        self,
+        sessions: Vec<Client>,
+        members: Vec<Member>,
+        counts: Arc<Counts>,
+    ) -> anyhow::Result<()> {
+        let members: Arc<[Member]> = members.into();
+        let mut clients = JoinSet::new();
+        for number in 0..self.clients {
+            let client = sessions[number % sessions.len()].clone();
+            let (members, counts) = (Arc::clone(&members), Arc::clone(&counts));
+            clients.spawn(async move {
+                let members: Vec<&Member> = members.iter().collect();
+                while !counts.is_stopped() && counts.ended() < self.transactions {
+                    let begun = Instant::now();
+                    let ended = transact(&client, &members).await;
+                    counts.count(&ended, begun.elapsed());
+                    let failed = !matches!(ended, Ended::Committed);
+                    let pause = if failed { PAUSE.max(self.pause) } else { self.pause };
+                    if !pause.is_zero() {
+                        tokio::time::sleep(pause).await;
+                    }
+                }
+            });
+        }
+        while let Some(ended) = clients.join_next().await {
+            ended?;
+        }
+        Ok(())
+    }
+}
