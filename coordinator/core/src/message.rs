@@ -100,7 +100,8 @@ pub enum Request {
     /// the end of the log. When nothing is left there, and the moves are durable,
     /// [`Action::Drop`] says so. Repeat it until then. No reply.
     Compact {
-        /// Up to where the log is to be freed. Only what is durable is moved.
+        /// Up to where the log is to be freed: at most the last durable record, and the same in all
+        /// steps of one compaction.
         upto: Lsn,
         /// How many transactions and outcomes at most.
         items_max: usize,

@@ -80,7 +80,8 @@ pub enum Record {
         /// Those that decided alone, as decided, and have not said that they forgot.
         matched: Vec<Bqual>,
     },
-    /// **L** Remembered outcomes, moved in the same way. Each was a commit.
+    /// **L** Remembered outcomes, moved in the same way. Each was a commit; one in one phase is on
+    /// record only so, if its branch decided alone.
     CarriedOutcomes {
         /// In the order of their ids.
         committed: Vec<OutcomeRecord>,

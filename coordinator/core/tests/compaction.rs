@@ -117,6 +117,63 @@ fn what_happens_between_the_steps_is_not_lost() {
     s.check("compact_between");
 }
 
+/// Found by reading: a note whose decision was carried on and cut off looked like a commit in one
+/// phase of its own.
+#[test]
+fn regression_a_note_that_outlives_its_decision_is_no_outcome() {
+    let mut s = Script::new("Matched stays in the log, the Commit before it goes.");
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.votes_commit(1).votes_commit(2).flushed();
+    let (gtrid, upto) = (s.gtrid(), s.durable());
+    s.acknowledges(1, Done::Heuristic(BranchResult::Committed), "by hand").flushed();
+    s.compact_upto(upto, 100).flushed();
+    let (_, left) = s.recovered();
+    assert_eq!(left.outcome(&gtrid), None, "it is not finished");
+    assert_eq!(left.transactions().filter(|(id, _)| **id == gtrid).count(), 1);
+}
+
+/// Found by reading: nothing ended the record of a heuristic that turned out to be none.
+#[test]
+fn regression_a_rollback_with_a_record_gets_an_end() {
+    let mut s = Script::new("Hazard at first, rolled back after all.");
+    s.begin().enlist(1).enlist(2).enlist(3).commit(Some(3), Wait::Decided);
+    s.votes_commit(2).votes_commit(3).votes_rollback(1, "no");
+    s.acknowledges(2, Done::Heuristic(BranchResult::Hazard), "gone").flushed();
+    s.acknowledges(2, Done::Heuristic(BranchResult::RolledBack), "found").flushed();
+    s.done(3).flushed();
+    let gtrid = s.gtrid();
+    assert_eq!(s.state(), "forgotten");
+    compact_wholly(&mut s, 1);
+    s.restart().flushed();
+    let (whole, left) = s.recovered();
+    assert_eq!(whole.transactions().count() + left.transactions().count(), 0);
+    assert!(whole.committed().chain(left.committed()).all(|id| *id != gtrid));
+}
+
+/// Found by reading: an outcome that was kept below the floor drew the floor down to itself.
+#[test]
+fn regression_the_floor_never_goes_back() {
+    let few = Limits { outcomes_max: 2, ..limits() };
+    let mut s = Script::with_limits("Kept below the floor, and dropped later.", few);
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.votes_commit(1).votes_commit(2).flushed();
+    s.acknowledges(1, Done::Heuristic(BranchResult::Committed), "by hand").done(2).flushed();
+    let kept = s.gtrid();
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.votes_commit(1).votes_commit(2).flushed().done(1).done(2).flushed();
+    let dropped = s.gtrid();
+    for _ in 0..3 {
+        s.begin().commit(None, Wait::Decided).flushed();
+    }
+    s.stranger(kept).acknowledges(1, Done::Forgotten, "").flushed();
+    s.begin().commit(None, Wait::Decided).flushed();
+    compact_wholly(&mut s, 1);
+    s.restart().flushed();
+    let (_, left) = s.recovered();
+    let place = Some((dropped.owner().epoch, dropped.sequence()));
+    assert!(left.outcome_floor() >= place, "{:?}", left.outcome_floor());
+}
+
 /// Section 6: the floor outlives the outcomes that it stands for.
 #[test]
 fn dropped_outcomes_stay_unknown_after_the_log_has_dropped_their_records() {

@@ -5,7 +5,7 @@ use crate::id::{BranchId, Gtrid, ParticipantName, ResourceId, TransactionName};
 use crate::message::{Done, Ending, Message, Response, RollbackCause, Route};
 use crate::outcome::{BranchResult, Decision, Outcome};
 use crate::presume;
-use crate::record::{DETAIL_BYTES_MAX, Record, cut};
+use crate::record::{DETAIL_BYTES_MAX, OutcomeRecord, Record, cut};
 use crate::tally::Ballot;
 use crate::{Lsn, Millis};
 
@@ -108,14 +108,11 @@ impl Coordinator {
         branch.forget_pending = false;
         branch.matched = true;
         let to = branch.route();
-        let record = Record::Matched { gtrid: id.gtrid, bqual: id.bqual, result };
-        let lsn = self.append(record, false);
-        self.awaited.insert(lsn, Awaited::Matched(to, id));
         // A commit in one phase has no other record.
-        if let Some(transaction) = self.transactions.get_mut(&id.gtrid)
-            && transaction.home.is_none()
-            && result == BranchResult::Committed
-        {
+        let alone = transaction.home.is_none() && result == BranchResult::Committed;
+        let lsn = self.append(matched_record(id, result, alone), false);
+        self.awaited.insert(lsn, Awaited::Matched(to, id));
+        if let Some(transaction) = self.transactions.get_mut(&id.gtrid).filter(|_| alone) {
             transaction.home = Some(lsn);
             self.homes.set(Item::Transaction(id.gtrid), None, lsn);
         }
@@ -227,12 +224,12 @@ impl Coordinator {
             State::Committing => {
                 self.reply_completed_waiters(gtrid);
                 self.note_recovered_finished(&gtrid);
-                self.forget(now, gtrid, Outcome::Committed, true);
+                self.forget(now, gtrid, Outcome::Committed);
             }
             State::RollingBack => {
                 self.reply_completed_waiters(gtrid);
                 self.note_recovered_finished(&gtrid);
-                self.forget(now, gtrid, Outcome::RolledBack, false);
+                self.forget(now, gtrid, Outcome::RolledBack);
             }
             State::Active
             | State::MarkedRollback
@@ -304,7 +301,7 @@ impl Coordinator {
         for (by, _) in waiters {
             self.reply(by, response.clone());
         }
-        self.forget(now, gtrid, outcome, false);
+        self.forget(now, gtrid, outcome);
     }
 
     /// A presumed rollback has no list of branches: each that decided alone is added when it says
@@ -387,11 +384,12 @@ impl Coordinator {
                 | (Decision::Rollback, BranchResult::RolledBack)
         );
         if matches {
-            let record = Record::Matched { gtrid: id.gtrid, bqual: id.bqual, result };
-            let lsn = self.append(record, false);
+            // A commit in one phase has no other record.
+            let alone = decision == Decision::Commit && remembered.is_none_or(|r| r.home.is_none());
+            let lsn = self.append(matched_record(id, result, alone), false);
             if let Some(remembered) = self.outcomes.get_mut(&id.gtrid) {
                 remembered.note_unforgotten(id.bqual);
-                if remembered.home.is_none() && result == BranchResult::Committed {
+                if alone {
                     remembered.home = Some(lsn);
                     self.homes.set(Item::Outcome(id.gtrid), None, lsn);
                 }
@@ -418,6 +416,17 @@ impl Coordinator {
         self.transactions.insert(id.gtrid, transaction);
         self.counters.heuristic += 1;
         self.log_heuristic(id.gtrid);
+    }
+}
+
+/// It decided alone, and as decided. `alone`: nothing else in the log tells of the commit.
+fn matched_record(id: BranchId, result: BranchResult, alone: bool) -> Record {
+    let BranchId { gtrid, bqual } = id;
+    if alone {
+        let outcome = OutcomeRecord { gtrid, branches: vec![bqual], unforgotten: vec![bqual] };
+        Record::CarriedOutcomes { committed: vec![outcome] }
+    } else {
+        Record::Matched { gtrid, bqual, result }
     }
 }
 

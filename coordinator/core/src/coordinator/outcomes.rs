@@ -1,21 +1,22 @@
 //! The memory of outcomes: finished transactions, for those who ask again.
 
-use super::{Awaited, Coordinator, Item, Limits, Remembered};
+use super::{Awaited, Coordinator, Item, Limits, Remembered, State};
 use crate::Millis;
 use crate::id::{Bqual, Gtrid, Owner};
 use crate::outcome::Outcome;
 use crate::record::Record;
 
 impl Coordinator {
-    /// Out of the table, into the memory of outcomes. `logged`: the log has a decision of it, so it
-    /// needs an End.
-    pub(super) fn forget(&mut self, now: Millis, gtrid: Gtrid, outcome: Outcome, logged: bool) {
+    /// Out of the table, into the memory of outcomes. What the log has a decision of needs an End.
+    pub(super) fn forget(&mut self, now: Millis, gtrid: Gtrid, outcome: Outcome) {
         self.cancel_timers(gtrid);
         let Some(transaction) = self.transactions.remove(&gtrid) else { return };
         for branch in &transaction.branches {
             self.concern_ended(&branch.participant, &gtrid);
         }
-        if logged {
+        if matches!(transaction.state(), State::Committing | State::RollingBack)
+            && transaction.home.is_some()
+        {
             let lsn = self.append(Record::End { gtrid }, false);
             self.awaited.insert(lsn, Awaited::End(gtrid));
         } else {
@@ -26,15 +27,13 @@ impl Coordinator {
             _ => transaction.phase_two().map(|branch| branch.bqual).collect(),
         };
         let unforgotten = transaction.unforgotten();
-        let (cause, home) = (transaction.cause, transaction.home);
-        debug_assert!(
-            home.is_none() || outcome == Outcome::Committed,
-            "only a commit ends with records in the log: {gtrid}"
-        );
-        self.homes.remove(Item::Transaction(gtrid), home);
+        self.homes.remove(Item::Transaction(gtrid), transaction.home);
+        // A rollback needs no record once its End is there.
+        let home = transaction.home.filter(|_| outcome == Outcome::Committed);
         if let Some(home) = home {
             self.homes.set(Item::Outcome(gtrid), None, home);
         }
+        let cause = transaction.cause;
         let remembered = Remembered { outcome, cause, branches, unforgotten, ended_at: now, home };
         self.outcomes.insert(gtrid, remembered);
         self.drop_old_outcomes(now);
@@ -66,15 +65,16 @@ impl Coordinator {
             })
             .map(|(_, (gtrid, _))| *gtrid)
             .collect();
-        match oldest.iter().rfind(|gtrid| gtrid.owner().log == self.owner.log) {
-            Some(highest) => {
-                let (epoch, sequence) = (highest.owner().epoch, highest.sequence());
+        let place = |gtrid: &Gtrid| (gtrid.owner().epoch, gtrid.sequence());
+        let ours = oldest.iter().filter(|gtrid| gtrid.owner().log == self.owner.log);
+        match ours.map(place).max().filter(|highest| Some(*highest) > self.outcome_floor) {
+            Some((epoch, sequence)) => {
                 self.floor_pending = true;
                 let lsn = self.append(Record::OutcomeFloor { epoch, sequence }, true);
                 self.awaited.insert(lsn, Awaited::Floor(epoch, sequence));
                 self.homes.set(Item::Floor, self.floor_home.replace(lsn), lsn);
             }
-            // Other logs' transactions are never presumed, floor or not.
+            // The floor covers them already, and other logs' transactions are never presumed.
             None => {
                 oldest.iter().for_each(|gtrid| self.drop_outcome(gtrid));
                 self.schedule_outcomes_check(now);

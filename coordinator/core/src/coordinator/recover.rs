@@ -35,7 +35,7 @@ impl Recovered {
                 self.insert(lsn, gtrid, name, decision, branches);
                 self.heuristic(&gtrid);
             }
-            Record::Matched { gtrid, bqual, result } => self.matched(lsn, gtrid, bqual, result),
+            Record::Matched { gtrid, bqual, result } => self.matched(&gtrid, bqual, result),
             Record::End { gtrid } => self.end(gtrid),
             Record::OutcomeFloor { epoch, sequence } => {
                 self.outcome_floor = self.outcome_floor.max(Some((epoch, sequence)));
@@ -54,7 +54,6 @@ impl Recovered {
             }
             Record::CarriedOutcomes { committed } => {
                 for OutcomeRecord { gtrid, branches, unforgotten } in committed {
-                    self.transactions.remove(&gtrid);
                     let unforgotten = unforgotten.into_iter().collect();
                     let remembered = committed_outcome(lsn, branches.into(), unforgotten);
                     self.outcomes.insert(gtrid, remembered);
@@ -96,16 +95,13 @@ impl Recovered {
         self.transactions.insert(gtrid, transaction);
     }
 
-    /// A commit that is on record only here was one in one phase.
-    fn matched(&mut self, lsn: Lsn, gtrid: Gtrid, bqual: Bqual, result: BranchResult) {
-        if let Some(branch) = self.transactions.get_mut(&gtrid).and_then(|t| t.branch_mut(&bqual)) {
+    /// Without its transaction it is older than what was carried, and nothing follows from it.
+    fn matched(&mut self, gtrid: &Gtrid, bqual: Bqual, result: BranchResult) {
+        if let Some(branch) = self.transactions.get_mut(gtrid).and_then(|t| t.branch_mut(&bqual)) {
             branch.result = Some(result);
             branch.matched = true;
-        } else if let Some(remembered) = self.outcomes.get_mut(&gtrid) {
+        } else if let Some(remembered) = self.outcomes.get_mut(gtrid) {
             remembered.note_unforgotten(bqual);
-        } else if result == BranchResult::Committed {
-            let unforgotten = BTreeSet::from([bqual]);
-            self.outcomes.insert(gtrid, committed_outcome(lsn, [bqual].into(), unforgotten));
         }
     }
 
@@ -127,8 +123,9 @@ impl Recovered {
             Decision::Rollback => (Outcome::RolledBack, Box::default()),
         };
         let unforgotten = transaction.unforgotten();
-        let (cause, home) = (transaction.cause, transaction.home);
-        let ended_at = Millis(0);
+        // A rollback needs no record once its End is there.
+        let home = transaction.home.filter(|_| outcome == Outcome::Committed);
+        let (cause, ended_at) = (transaction.cause, Millis(0));
         let remembered = Remembered { outcome, cause, branches, unforgotten, ended_at, home };
         self.outcomes.insert(gtrid, remembered);
     }
