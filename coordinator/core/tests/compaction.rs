@@ -165,9 +165,10 @@ fn regression_the_floor_never_goes_back() {
     for _ in 0..3 {
         s.begin().commit(None, Wait::Decided).flushed();
     }
+    let upto = s.durable();
     s.stranger(kept).acknowledges(1, Done::Forgotten, "").flushed();
     s.begin().commit(None, Wait::Decided).flushed();
-    compact_wholly(&mut s, 1);
+    s.compact_upto(upto, 100).flushed();
     s.restart().flushed();
     let (_, left) = s.recovered();
     let place = Some((dropped.owner().epoch, dropped.sequence()));
