@@ -15,6 +15,8 @@ use unanimous_server::{Config, Listeners, ServeError};
 /// Serves until a signal stops it. Everything answered by then is durable, whatever the exit code.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let Resolved { settings, unknown_variables, .. } = config::load(&args.settings)?;
+    let dir = settings.data_dir.as_deref().ok_or_else(no_data_dir)?;
+    check_one_log(args, &settings, dir)?;
     process::begin(&ProcessArgs {
         log_format: settings.log_format,
         log_level: settings.log_level.clone(),
@@ -34,8 +36,6 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         }
         handle.request();
     })?;
-    let dir = settings.data_dir.as_deref().ok_or_else(no_data_dir)?;
-    check_one_log(args, &settings, dir)?;
     check_loopback(&settings)?;
     let listeners = Listeners {
         sessions: listen("--listen", settings.listen)?,

@@ -404,9 +404,10 @@ fn serve_tells_every_problem_and_touches_nothing() {
     assert!(!data.exists());
     assert_fails(&run(&["serve", "--config", "/nowhere"]), 2, "CONFIG_UNREADABLE");
     for two in [&["--second-dir", "y"][..], &["--degraded"], &["--rebuild"]] {
-        let said = run(&[&["serve", "--init", "--data-dir", "x"][..], two].concat());
+        let one = ["serve", "--init", "--exit-with-stdin", "--data-dir"];
+        let said = unanimous(&one).arg(&data).args(two).output().unwrap().into();
         assert_fails(&said, 5, "UNSUPPORTED");
-        assert!(!Path::new("x").exists());
+        assert!(!data.exists());
     }
     std::fs::write(&path, "").unwrap();
     let said = unanimous(&["serve", "--config"]).arg(&path).output().unwrap().into();
