@@ -25,6 +25,9 @@ pub(crate) fn start_logging(format: LogFormat, level: &str) -> Result<(), Failur
     let colour = crate::output::stderr_colour() && std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        // It would be told on stderr, where writing has just failed, and panic: with nobody reading
+        // the log lines, not even a signal would stop the process any more.
+        .log_internal_errors(false)
         .with_env_filter(filter)
         .with_ansi(colour);
     match format {

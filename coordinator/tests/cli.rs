@@ -265,6 +265,17 @@ fn a_copied_log_is_not_opened_before_somebody_says_so() {
     assert_eq!(verified["in_place"], false);
 }
 
+/// A pipe to a log collector that died, for instance.
+#[test]
+fn a_coordinator_whose_log_lines_nobody_reads_serves_and_stops() {
+    let mut served = Served::start();
+    drop(served.child.stderr.take());
+    eventually("serving", || (served.ask(&["status"]).code == Some(0)).then_some(()));
+    support::signal(served.child.id(), rustix::process::Signal::TERM);
+    let ended = eventually("its end", || served.child.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(0));
+}
+
 #[test]
 fn it_ends_when_its_stdin_closes() {
     let mut served = Served::start();
