@@ -89,12 +89,12 @@ fn open(
     again: &str,
 ) -> Result<OpenedLog, Failure> {
     let options = OpenOptions {
-        kind: LogKind::Coordinator,
         init: args.init,
         cluster: settings.cluster,
         slot: settings.slot,
         moved: args.moved,
         copied: args.copied,
+        ..OpenOptions::new(LogKind::Coordinator)
     };
     let log = options.open(dir).map_err(|error| Failure::from_open(&error, dir, again))?;
     let report = log.report();

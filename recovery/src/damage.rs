@@ -259,6 +259,20 @@ pub enum OpenError {
     /// The damage table says no.
     #[error("{0}")]
     Refused(Box<Refusal>),
+    /// Opening copies the log, and the copy has no room. The directory is as it was, except that
+    /// the reserve is gone, and what an interrupted open left.
+    #[error(
+        "{}: opening copies the log and needs {needed_bytes} bytes, {free_bytes} bytes are free; \
+         the log was not changed, make room on this disk and start again", dir.display()
+    )]
+    NoSpace {
+        /// The data directory.
+        dir: PathBuf,
+        /// What the copy takes.
+        needed_bytes: u64,
+        /// What there is, without the reserve.
+        free_bytes: u64,
+    },
     /// The operating system refused something.
     #[error("{doing} {}: {error}", path.display())]
     Io {
@@ -280,7 +294,7 @@ impl OpenError {
         match self {
             Self::InUse(_) => ErrorClass::InUse,
             Self::Refused(refusal) => refusal.class,
-            Self::Io { .. } => ErrorClass::Io,
+            Self::NoSpace { .. } | Self::Io { .. } => ErrorClass::Io,
         }
     }
 
@@ -289,7 +303,7 @@ impl OpenError {
     pub fn found(&self) -> Option<Found> {
         match self {
             Self::Refused(refusal) => Some(refusal.found),
-            Self::InUse(_) | Self::Io { .. } => None,
+            Self::InUse(_) | Self::NoSpace { .. } | Self::Io { .. } => None,
         }
     }
 

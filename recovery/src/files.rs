@@ -4,7 +4,7 @@ use crate::damage::OpenError;
 use crate::sled_store::is_snapshot;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), OpenError> {
@@ -53,6 +53,18 @@ pub(crate) fn copy_store(from: &Path, to: &Path) -> Result<(), OpenError> {
         }
     }
     Ok(())
+}
+
+/// Bytes that the files below a directory occupy on disk.
+pub(crate) fn tree_bytes(dir: &Path) -> Result<u64, OpenError> {
+    entries(dir)?.into_iter().try_fold(0, |sum, (path, is_dir)| {
+        let bytes = if is_dir {
+            tree_bytes(&path)?
+        } else {
+            fs::metadata(&path).map_err(OpenError::io("reading", &path))?.blocks() * 512
+        };
+        Ok(sum + bytes)
+    })
 }
 
 /// The paths in a directory in the order of their names, each with whether it is a directory.

@@ -34,6 +34,7 @@ pub mod museum;
 pub mod open;
 mod retained;
 mod sled_store;
+pub mod space;
 pub mod store;
 #[cfg(test)]
 mod testing;
@@ -46,4 +47,5 @@ pub use damage::{ErrorClass, Found, OpenError};
 pub use identity::LogKind;
 pub use inspect::{VerifyReport, read_records, read_records_lenient, verify};
 pub use open::{OpenOptions, OpenReport, OpenedLog, StoredRecord};
+pub use space::Space;
 pub use writer::{AppendError, Flushed, LogFailed, Stats, Writer};

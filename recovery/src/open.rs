@@ -4,6 +4,7 @@
 //! DIR/identity      whose log, and where it was made            written once
 //! DIR/witness       highest durable frame, generation, clean    written by the writer
 //! DIR/log-00000007  the store of generation 7
+//! DIR/reserve       room for what must still be written when the disk is full
 //! DIR/initialising  only while the directory is being made
 //! ```
 //! The lock is on the directory itself: no file to be missing, left behind or deleted under its
@@ -21,6 +22,7 @@ use crate::frame::Frame;
 use crate::identity::{self, Identity, LogKind, Place};
 use crate::retained::Retained;
 use crate::sled_store::SledStore;
+use crate::space::{self, Space, SpaceWatch};
 use crate::store::{ChainStart, FrameStore};
 use crate::witness::{self, Witness, WitnessFile};
 use std::fs::{self, File, TryLockError};
@@ -48,6 +50,8 @@ pub struct OpenOptions {
     pub moved: bool,
     /// The directory is a copy or was restored: draw a new incarnation. Wins over `moved`.
     pub copied: bool,
+    /// How much room to keep on the disk.
+    pub space: Space,
 }
 
 /// What an open found.
@@ -105,6 +109,7 @@ pub(crate) struct Home {
     pub(crate) id: LogId,
     pub(crate) witness: WitnessFile,
     pub(crate) lock: DirLock,
+    pub(crate) space: SpaceWatch,
 }
 
 /// A checked log whose every frame is durable, not yet written to.
@@ -185,6 +190,13 @@ enum Survey {
 }
 
 impl OpenOptions {
+    /// An existing log of this kind, where it was made, with the usual [`Space`].
+    #[must_use]
+    pub fn new(kind: LogKind) -> Self {
+        let (init, moved, copied) = (false, false, false);
+        Self { kind, init, cluster: 0, slot: 0, moved, copied, space: Space::default() }
+    }
+
     /// Opens the log in `dir`, and with `init` makes one if there is none.
     ///
     /// On `Ok` everything that [`OpenedLog::records`] gives is durable, and no other process has
@@ -192,8 +204,8 @@ impl OpenOptions {
     ///
     /// # Errors
     /// What the table in [`crate::damage`] refuses, another process in it, or the operating system.
-    /// After an error of another class than `Io` the directory has the same files with the same
-    /// bytes as before.
+    /// After an error of another class than `Io`, and after `NoSpace` but for the reserve and leftovers, the
+    /// directory has the same files with the same bytes as before.
     pub fn open(&self, dir: &Path) -> Result<OpenedLog, OpenError> {
         let started = Instant::now();
         if self.init {
@@ -258,7 +270,8 @@ impl OpenOptions {
         let (chain, store) = (Chain::at(start), Box::new(store));
         let retained = Retained::from(start);
         let checked = Checked { start, chain, retained, unwitnessed: 0 };
-        let home = Home { dir: dir.to_owned(), id, witness, lock };
+        let space = SpaceWatch::open(dir, self.space)?;
+        let home = Home { dir: dir.to_owned(), id, witness, lock, space };
         Ok(opened(home, store, checked, true, started))
     }
 
@@ -283,6 +296,7 @@ impl OpenOptions {
         check_log_is_there(dir, &old)?;
 
         let generation = highest_generation(dir)?.max(last.generation) + 1;
+        space::make_room_for_copy(dir, &old, || remove_other_generations(dir, &old))?;
         let mut copy = Scratch::new(log_dir(dir, generation));
         files::copy_store(&old, copy.dir())?;
         crash_point("open.copied");
@@ -324,9 +338,11 @@ impl OpenOptions {
             identity.write(dir)?;
         }
         crash_point("open.identified");
-        clean_up(dir, copy.dir())?;
+        remove_other_generations(dir, copy.dir())?;
+        remove_mark(dir)?;
         crash_point("open.cleaned");
-        let home = Home { dir: dir.to_owned(), id: identity.id, witness, lock };
+        let space = SpaceWatch::open(dir, self.space)?;
+        let home = Home { dir: dir.to_owned(), id: identity.id, witness, lock, space };
         Ok(opened(home, Box::new(store), checked, last.clean, started))
     }
 }
@@ -445,11 +461,11 @@ fn highest_generation(dir: &Path) -> Result<u64, OpenError> {
 }
 
 /// Removes every generation but the one that the witness names.
-fn clean_up(dir: &Path, current: &Path) -> Result<(), OpenError> {
+fn remove_other_generations(dir: &Path, current: &Path) -> Result<(), OpenError> {
     for (_, path) in generations(dir)?.into_iter().filter(|(_, path)| path != current) {
         fs::remove_dir_all(&path).map_err(OpenError::io("removing", &path))?;
     }
-    remove_mark(dir)
+    Ok(())
 }
 
 fn warn_of_tmpfs(dir: &Path) {

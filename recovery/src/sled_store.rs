@@ -13,9 +13,11 @@
 use crate::crash_point::crash_point;
 use crate::museum::bug;
 use crate::store::{ChainStart, FrameStore, StoreError, StoredFrames};
+use rustix::fs::{RawDir, SeekFrom};
 use std::any::Any;
 use std::fs::File;
 use std::io::ErrorKind;
+use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -35,6 +37,7 @@ pub(crate) struct SledStore {
     /// `None` only while it is being dropped.
     db: Option<sled::Db>,
     own_handle: File,
+    blobs: File,
     dir: PathBuf,
 }
 
@@ -60,7 +63,8 @@ impl SledStore {
                 .use_compression(false)
                 .open()
         })?;
-        Ok(Self { db: Some(db), own_handle, dir: dir.to_owned() })
+        let blobs = File::open(dir.join("blobs")).map_err(io)?;
+        Ok(Self { db: Some(db), own_handle, blobs, dir: dir.to_owned() })
     }
 
     fn db(&self) -> &sled::Db {
@@ -76,11 +80,24 @@ impl SledStore {
         if !bug("skip-own-sync") {
             self.own_handle.sync_data().map_err(io)?;
         }
-        if std::fs::read_dir(self.dir.join("blobs")).map_err(io)?.next().is_some() {
+        if self.has_blob().map_err(io)? {
             let error = "sled wrote a blob file, which it never syncs".to_owned();
             return Err(StoreError::Refused { doing: "syncing", error });
         }
         Ok(())
+    }
+
+    /// Through a handle kept open: a process out of descriptors must still commit.
+    fn has_blob(&self) -> std::io::Result<bool> {
+        rustix::fs::seek(&self.blobs, SeekFrom::Start(0))?;
+        let mut buffer = [MaybeUninit::uninit(); 1024];
+        let mut entries = RawDir::new(&self.blobs, &mut buffer);
+        while let Some(entry) = entries.next() {
+            if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Stores the chain's start of a new log; durable on `Ok` except for the directory entries.

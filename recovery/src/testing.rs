@@ -4,7 +4,7 @@ use crate::open::{OpenOptions, OpenedLog};
 use crate::sled_store::SledStore;
 use crate::store::FrameStore;
 use crate::witness::Witness;
-use crate::{LogKind, Writer};
+use crate::{LogKind, Space, Writer};
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
@@ -19,6 +19,7 @@ pub(crate) const COORDINATOR: OpenOptions = OpenOptions {
     slot: 2,
     moved: false,
     copied: false,
+    space: Space::OFF,
 };
 pub(crate) const MOVED: OpenOptions = OpenOptions { init: false, moved: true, ..COORDINATOR };
 

@@ -10,9 +10,11 @@ use crate::damage::OpenError;
 use crate::frame::RECORD_BYTES_MAX;
 use crate::open::{DirLock, Home, OpenedLog};
 use crate::retained::Retained;
+use crate::space::SpaceSeen;
 use crate::store::FrameStore;
 use crate::witness::{Witness, WitnessFile};
 use log_thread::LogThread;
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -80,6 +82,16 @@ pub struct Stats {
     pub retained_bytes: u64,
     /// Frames that are not needed any more are still to be dropped.
     pub dropping: bool,
+    /// What the file system has left for us, as last looked at: before every frame, and every 250 ms
+    /// while there is none. The reserve does not count.
+    pub free_bytes: u64,
+    /// What there is of the reserve.
+    pub reserve_bytes: u64,
+    /// Less is free than [`Space::free_bytes_min`](crate::Space), or the reserve is not whole:
+    /// there is room to finish what is decided, not for new work.
+    pub space_low: bool,
+    /// The disk is full and the reserve used up: no frame is written before there is room.
+    pub waiting_for_space: bool,
 }
 
 /// A submitted record.
@@ -113,10 +125,14 @@ struct Gauges {
     retained_frames: AtomicU64,
     retained_bytes: AtomicU64,
     dropping: AtomicBool,
+    free_bytes: AtomicU64,
+    reserve_bytes: AtomicU64,
+    space_low: AtomicBool,
+    waiting_for_space: AtomicBool,
 }
 
 impl Gauges {
-    fn new(chain: &Chain, retained: &Retained, bytes_on_disk: u64) -> Self {
+    fn new(chain: &Chain, retained: &Retained, space: SpaceSeen, bytes_on_disk: u64) -> Self {
         Self {
             origin: Instant::now(),
             durable_frame: AtomicU64::new(chain.last_frame()),
@@ -129,6 +145,10 @@ impl Gauges {
             retained_frames: AtomicU64::new(retained.frames()),
             retained_bytes: AtomicU64::new(retained.bytes()),
             dropping: AtomicBool::new(false),
+            free_bytes: AtomicU64::new(space.free_bytes),
+            reserve_bytes: AtomicU64::new(space.reserve_bytes),
+            space_low: AtomicBool::new(space.low),
+            waiting_for_space: AtomicBool::new(space.full),
         }
     }
 
@@ -197,9 +217,9 @@ impl OpenedLog {
         on_failed: impl FnOnce(LogFailed) + Send + 'static,
     ) -> Result<Writer, OpenError> {
         let Self { store, home, chain, retained, .. } = self;
-        let Home { dir, witness, lock, .. } = home;
+        let Home { dir, witness, lock, space, .. } = home;
         let (commands, queue) = channel();
-        let gauges = Arc::new(Gauges::new(&chain, &retained, store.bytes_on_disk()));
+        let gauges = Arc::new(Gauges::new(&chain, &retained, space.seen(), store.bytes_on_disk()));
         let state =
             Durable { frame: chain.last_frame(), frame_crc: chain.last_crc, ..Durable::default() };
         let durable: Shared = Arc::new((Mutex::new(state), Condvar::new()));
@@ -208,8 +228,9 @@ impl OpenedLog {
         let log = LogThread {
             ended: Ended { store, chain },
             retained,
+            space,
             queue,
-            carried: None,
+            carried: VecDeque::new(),
             ending: false,
             gauges: Arc::clone(&gauges),
             durable: Arc::clone(&durable),
@@ -291,6 +312,10 @@ impl Writer {
             retained_frames: read(&self.gauges.retained_frames),
             retained_bytes: read(&self.gauges.retained_bytes),
             dropping: self.gauges.dropping.load(Ordering::Relaxed),
+            free_bytes: read(&self.gauges.free_bytes),
+            reserve_bytes: read(&self.gauges.reserve_bytes),
+            space_low: self.gauges.space_low.load(Ordering::Relaxed),
+            waiting_for_space: self.gauges.waiting_for_space.load(Ordering::Relaxed),
         }
     }
 
@@ -298,7 +323,8 @@ impl Writer {
     /// clean, durably.
     ///
     /// # Errors
-    /// The log failed before or now. `on_failed` was told of the first kind only. The stop is not
+    /// The log failed before or now; a full disk that leaves queued records unwritten is such a
+    /// failure. `on_failed` was told of the first kind only. The stop is not
     /// marked clean.
     pub fn close(mut self) -> Result<(), LogFailed> {
         let (ended, witness) = self.end_threads();

@@ -108,13 +108,5 @@ async fn the_drain_ends_in_time_and_a_second_request_ends_it_at_once() {
 }
 
 fn is_clean(dir: &std::path::Path) -> bool {
-    let options = OpenOptions {
-        kind: LogKind::Coordinator,
-        init: false,
-        cluster: 1,
-        slot: 1,
-        moved: false,
-        copied: false,
-    };
-    options.open(dir).unwrap().report().clean
+    OpenOptions::new(LogKind::Coordinator).open(dir).unwrap().report().clean
 }

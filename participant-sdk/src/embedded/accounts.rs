@@ -167,14 +167,8 @@ impl Accounts {
     }
 
     fn open_at(dir: &Path, opening: Opening, moved: bool) -> Result<Self, AccountsError> {
-        let options = OpenOptions {
-            kind: LogKind::Accounts,
-            init: opening.init.is_some(),
-            cluster: 0,
-            slot: 0,
-            moved,
-            copied: false,
-        };
+        let init = opening.init.is_some();
+        let options = OpenOptions { init, moved, ..OpenOptions::new(LogKind::Accounts) };
         let opened = options.open(dir)?;
         let state = fold(opened.records())?;
         let (log, next_lsn) = (opened.id(), opened.next_lsn());

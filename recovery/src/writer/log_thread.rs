@@ -8,7 +8,9 @@ use crate::frame::{
 };
 use crate::retained::{Retained, RetainedFrame};
 use crate::sled_store::panic_message;
+use crate::space::SpaceWatch;
 use crate::store::StoreError;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,13 +20,18 @@ use unanimous_core::{FrameNumber, Lsn};
 
 /// How long a group without a forced record waits for company.
 const LAZY_WAIT: Duration = Duration::from_millis(50);
+/// How often the disk is looked at while nothing is written.
+const SPACE_PAUSE: Duration = Duration::from_millis(250);
+/// How often it is looked at while a frame waits for room.
+const ROOM_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct LogThread<F> {
     pub(super) ended: Ended,
     pub(super) retained: Retained,
+    pub(super) space: SpaceWatch,
     pub(super) queue: Receiver<Command>,
-    /// A record that did not fit into the last frame.
-    pub(super) carried: Option<Queued>,
+    /// Received, not yet written: what did not fit into the last frame, or waits for room.
+    pub(super) carried: VecDeque<Queued>,
     pub(super) ending: bool,
     pub(super) gauges: Arc<Gauges>,
     pub(super) durable: Shared,
@@ -66,18 +73,21 @@ impl<F: FnMut(Flushed)> LogThread<F> {
     /// Waits for the first record of the next group, dropping old frames meanwhile; `None` at the
     /// end.
     fn first(&mut self) -> Result<Option<Queued>, LogFailed> {
-        while self.carried.is_none() && !self.ending {
+        while self.carried.is_empty() && !self.ending {
             let received = match self.queue.try_recv() {
-                Err(TryRecvError::Empty) if self.retained.slice().is_some() => {
-                    self.drop_slice()?;
-                    continue;
-                }
-                Err(TryRecvError::Empty) => self.queue.recv().ok(),
+                Err(TryRecvError::Empty) if self.drop_slice()? => continue,
+                Err(TryRecvError::Empty) => match self.queue.recv_timeout(SPACE_PAUSE) {
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.look_at_space()?;
+                        continue;
+                    }
+                    received => received.ok(),
+                },
                 received => received.ok(),
             };
-            self.carried = self.take(received)?;
+            self.take(received)?;
         }
-        Ok(self.carried.take())
+        Ok(self.carried.pop_front())
     }
 
     /// The group that begins with this record: what is queued, up to the longest frame.
@@ -91,7 +101,7 @@ impl<F: FnMut(Flushed)> LogThread<F> {
         while let Some(queued) = next {
             bytes += RECORD_OVERHEAD_BYTES + queued.record.len();
             if bytes > FRAME_BYTES_MAX {
-                self.carried = Some(queued);
+                self.carried.push_front(queued);
                 break;
             }
             forced |= queued.force;
@@ -105,7 +115,7 @@ impl<F: FnMut(Flushed)> LogThread<F> {
 
     /// The next record for a group, or that it is complete.
     fn company(&mut self, forced: bool, deadline: Instant) -> Result<Option<Queued>, LogFailed> {
-        while !self.ending {
+        while self.carried.is_empty() && !self.ending {
             let left = deadline.saturating_duration_since(Instant::now());
             let received = if forced {
                 self.queue.try_recv().map_err(|error| error == TryRecvError::Empty)
@@ -116,16 +126,14 @@ impl<F: FnMut(Flushed)> LogThread<F> {
             if received.as_ref().is_err_and(|nothing_yet| *nothing_yet) {
                 break;
             }
-            if let Some(queued) = self.take(received.ok())? {
-                return Ok(Some(queued));
-            }
+            self.take(received.ok())?;
         }
-        Ok(None)
+        Ok(self.carried.pop_front())
     }
 
-    fn take(&mut self, received: Option<Command>) -> Result<Option<Queued>, LogFailed> {
+    fn take(&mut self, received: Option<Command>) -> Result<(), LogFailed> {
         match received {
-            Some(Command::Append(queued)) => return Ok(Some(queued)),
+            Some(Command::Append(queued)) => self.carried.push_back(queued),
             Some(Command::DropBelow(lsn)) => {
                 self.retained.raise_floor(lsn.0);
                 self.measure();
@@ -133,12 +141,50 @@ impl<F: FnMut(Flushed)> LogThread<F> {
             Some(Command::Fail(failed)) => return Err(failed),
             Some(Command::End) | None => self.ending = true,
         }
-        Ok(None)
+        Ok(())
+    }
+
+    fn look_at_space(&mut self) -> Result<(), LogFailed> {
+        self.space.check().map_err(space_failed)?;
+        self.publish_space();
+        Ok(())
+    }
+
+    fn has_room(&mut self) -> Result<bool, LogFailed> {
+        self.space.make_room().map_err(space_failed)?;
+        self.publish_space();
+        Ok(!self.space.seen().full)
+    }
+
+    fn publish_space(&self) {
+        let (gauges, seen) = (&*self.gauges, self.space.seen());
+        gauges.free_bytes.store(seen.free_bytes, Ordering::Relaxed);
+        gauges.reserve_bytes.store(seen.reserve_bytes, Ordering::Relaxed);
+        gauges.space_low.store(seen.low, Ordering::Relaxed);
+        gauges.waiting_for_space.store(seen.full, Ordering::Relaxed);
+    }
+
+    /// Waits while the disk is full: ENOSPC out of the write would end the log. The end does not
+    /// wait.
+    fn wait_for_room(&mut self, group: &Group) -> Result<(), LogFailed> {
+        while !self.has_room()? {
+            if self.ending {
+                let count = group.records.len() + self.carried.len();
+                let what = format!("the disk is full: {count} queued records were not written");
+                return Err(LogFailed { what });
+            }
+            match self.queue.recv_timeout(ROOM_PAUSE) {
+                Err(RecvTimeoutError::Timeout) => {}
+                received => self.take(received.ok())?,
+            }
+        }
+        Ok(())
     }
 
     /// Writes one frame, durably, and tells of it. The only place where frames come from: one at a
     /// time.
     fn write(&mut self, group: Group) -> Result<(), LogFailed> {
+        self.wait_for_room(&group)?;
         crash_point("log.before_append");
         let Group { records, record_bytes, last_at_ms } = group;
         let count = records.len() as u64;
@@ -195,18 +241,26 @@ impl<F: FnMut(Flushed)> LogThread<F> {
         gauges.dropping.store(self.retained.slice().is_some(), Ordering::Relaxed);
     }
 
-    /// Drops one slice of old frames, durably, if there are any to drop.
-    fn drop_slice(&mut self) -> Result<(), LogFailed> {
-        let Some(start) = self.retained.slice() else { return Ok(()) };
+    /// Drops one slice of old frames, durably, if there are any to drop and the disk has room for
+    /// the writes that it takes.
+    fn drop_slice(&mut self) -> Result<bool, LogFailed> {
+        let Some(start) = self.retained.slice() else { return Ok(false) };
+        if !self.has_room()? {
+            return Ok(false);
+        }
         self.ended.store.drop_below(start).map_err(failed)?;
         self.retained.dropped(start);
         self.measure();
-        Ok(())
+        Ok(true)
     }
 }
 
 fn failed(error: StoreError) -> LogFailed {
     LogFailed { what: error.to_string() }
+}
+
+fn space_failed(error: std::io::Error) -> LogFailed {
+    LogFailed { what: format!("looking for room on the disk: {error}") }
 }
 
 fn unix_ms() -> u64 {

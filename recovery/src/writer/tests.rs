@@ -83,9 +83,10 @@ impl Drop for Fake {
 }
 
 struct Rig {
+    /// Gone first: a test that fails must not leave the store waiting for it.
+    gate: Sender<()>,
     writer: Writer,
     seen: Receiver<Seen>,
-    gate: Sender<()>,
     _dir: tempfile::TempDir,
 }
 
@@ -112,7 +113,7 @@ impl Rig {
                 },
             )
             .unwrap();
-        Self { writer, seen, gate, _dir: dir }
+        Self { gate, writer, seen, _dir: dir }
     }
 
     fn submit(&self, lsn: u64, force: bool) {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use unanimous_core::Lsn;
-use unanimous_recovery::{LogKind, OpenOptions, OpenedLog, Writer};
+use unanimous_recovery::{LogKind, OpenOptions, OpenedLog, Space, Writer};
 
 pub(crate) const OPTIONS: OpenOptions = OpenOptions {
     kind: LogKind::Accounts,
@@ -15,6 +15,7 @@ pub(crate) const OPTIONS: OpenOptions = OpenOptions {
     slot: 1,
     moved: true,
     copied: false,
+    space: Space::OFF,
 };
 
 pub(crate) fn record(lsn: u64) -> Vec<u8> {
