@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use unanimous_recovery::codec::CodecError;
-use unanimous_recovery::{LogKind, OpenOptions, OpenedLog};
+use unanimous_recovery::{LogKind, OpenOptions, OpenedLog, Space};
 use unanimous_server::{Config, Listeners, ServeError};
 
 /// Serves until a signal stops it. Everything answered by then is durable, whatever the exit code.
@@ -94,6 +94,10 @@ fn open(
         slot: settings.slot,
         moved: args.moved,
         copied: args.copied,
+        space: Space {
+            reserve_bytes: settings.reserve_bytes,
+            free_bytes_min: settings.free_bytes_min,
+        },
         ..OpenOptions::new(LogKind::Coordinator)
     };
     let log = options.open(dir).map_err(|error| Failure::from_open(&error, dir, again))?;

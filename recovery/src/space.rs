@@ -42,7 +42,7 @@ impl Space {
 
 impl Default for Space {
     fn default() -> Self {
-        Self { reserve_bytes: 32 << 20, free_bytes_min: 64 << 20 }
+        Self { reserve_bytes: 16 << 20, free_bytes_min: 64 << 20 }
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) struct Upkeep {
     pub(crate) log_busy: bool,
     /// For how long, if that is too long.
     slow_ms: Option<u64>,
+    space_low: bool,
     compaction: Option<Compaction>,
     /// Frame bytes that were live at the end of the last one.
     live_bytes: u64,
@@ -58,10 +59,27 @@ impl Driver {
         let slow = stats.oldest_queued_ms >= config.log_slow_ms;
         self.upkeep.log_busy = stats.queued_bytes >= config.log_queue_bytes_max;
         self.upkeep.slow_ms = slow.then_some(stats.oldest_queued_ms);
+        if stats.space_low != self.upkeep.space_low {
+            self.on_space(now, &stats);
+        }
         if !self.upkeep.log_busy {
             self.release_held_back(now);
         }
         self.compact(now, &stats);
+    }
+
+    fn on_space(&mut self, now: Millis, stats: &Stats) {
+        let low = stats.space_low;
+        self.upkeep.space_low = low;
+        let free_bytes = stats.free_bytes;
+        if low {
+            let words =
+                "the log's file system is nearly full: nothing begins, nothing new is decided";
+            tracing::error!(free_bytes, "{words}");
+        } else {
+            tracing::info!(free_bytes, "the log's file system has space again");
+        }
+        self.handle(now, Event::Requested { by: NOBODY, request: Request::Storage { low } });
     }
 
     fn compact(&mut self, now: Millis, stats: &Stats) {

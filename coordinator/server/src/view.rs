@@ -131,6 +131,8 @@ fn status(driver: &Driver, now: Millis) -> v1::GetStatusResponse {
         records_total: log.records,
         log_retained_bytes: log.retained_bytes,
         log_waiting_ms: log.oldest_queued_ms,
+        log_space_low: log.space_low,
+        log_free_bytes: log.free_bytes,
         compactions_total: driver.upkeep.compactions,
         outcomes_remembered: u64::try_from(coordinator.outcomes_len()).unwrap_or(u64::MAX),
         participants_known: count(coordinator.participants().count()),

@@ -46,7 +46,7 @@ impl Default for Settings {
             data_dir: None,
             second_dir: None,
             free_bytes_min: 64 << 20,
-            reserve_bytes: 32 << 20,
+            reserve_bytes: 16 << 20,
             cluster: 0,
             slot: 0,
             log_format: LogFormat::Human,

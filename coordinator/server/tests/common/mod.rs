@@ -65,12 +65,8 @@ pub async fn watch_health(channel: Channel) -> Streaming<HealthCheckResponse> {
 }
 
 pub fn start_at_once(dir: &Path, config: Config) -> Running {
-    let options = OpenOptions {
-        init: true,
-        cluster: 1,
-        slot: 1,
-        ..OpenOptions::new(LogKind::Coordinator)
-    };
+    let options =
+        OpenOptions { init: true, cluster: 1, slot: 1, ..OpenOptions::new(LogKind::Coordinator) };
     let log = options.open(dir).unwrap();
     let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
     let listeners = Listeners { sessions: bind(), admin: bind() };
