@@ -2,6 +2,7 @@
 
 use crate::damage::OpenError;
 use crate::sled_store::is_snapshot;
+use crate::volumes::is_left_out;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -45,7 +46,9 @@ pub(crate) fn copy_store(from: &Path, to: &Path) -> Result<(), OpenError> {
         let name = path.file_name().unwrap_or_default();
         let target = to.join(name);
         if is_dir {
-            copy_store(&path, &target)?;
+            if !is_left_out(&name.to_string_lossy()) {
+                copy_store(&path, &target)?;
+            }
         } else if !is_snapshot(&name.to_string_lossy()) {
             let mut source = File::open(&path).map_err(OpenError::io("reading", &path))?;
             let mut copy = File::create(&target).map_err(OpenError::io("creating", &target))?;

@@ -10,7 +10,7 @@ use crate::identity::{self, Identity, LogKind, Place};
 use crate::open::{
     DirLock, StoredRecord, check_log_is_there, check_witness_id, log_dir, stored_records,
 };
-use crate::sled_store::SledStore;
+use crate::volumes::Volumes;
 use crate::witness::Witness;
 use std::path::Path;
 use unanimous_core::{FrameNumber, LogId, Lsn};
@@ -113,7 +113,7 @@ fn inspect_below(
     let copy = Scratch::new(temp.join(format!("unanimous-verify-{name:016x}")));
     files::copy_store(&log, copy.dir())?;
     drop(lock);
-    let store = SledStore::open(copy.dir()).map_err(|error| chain::store_error(&log, error))?;
+    let store = Volumes::open(copy.dir()).map_err(|error| chain::store_error(&log, error))?;
     let checked = chain::check(dir, &store, &witness, take)?;
     Ok(VerifyReport {
         kind: identity.kind,
@@ -156,7 +156,7 @@ mod tests {
         let before = tree(&dir);
         let good = inspect_below(temp.path(), &dir, None, |_| Ok(())).unwrap();
         assert_eq!((good.frames, good.records, good.clean, good.in_place), (5, 5, true, true));
-        std::fs::write(dir.join("log-00000001/conf"), [7; 40]).unwrap();
+        std::fs::write(dir.join("log-00000001/volume-00000001/conf"), [7; 40]).unwrap();
         let damaged = tree(&dir);
         assert!(inspect_below(temp.path(), &dir, None, |_| Ok(())).is_err());
         assert_eq!(tree(&dir), damaged);

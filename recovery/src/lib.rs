@@ -38,6 +38,7 @@ pub mod space;
 pub mod store;
 #[cfg(test)]
 mod testing;
+mod volumes;
 mod witness;
 pub mod writer;
 

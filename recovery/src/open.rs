@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/identity      whose log, and where it was made            written once
 //! DIR/witness       highest durable frame, generation, clean    written by the writer
-//! DIR/log-00000007  the store of generation 7
+//! DIR/log-00000007  the store of generation 7: volumes, each a sled database
 //! DIR/reserve       room for what must still be written when the disk is full
 //! DIR/initialising  only while the directory is being made
 //! ```
@@ -21,9 +21,9 @@ use crate::files::{self, Scratch};
 use crate::frame::Frame;
 use crate::identity::{self, Identity, LogKind, Place};
 use crate::retained::Retained;
-use crate::sled_store::SledStore;
 use crate::space::{self, Space, SpaceWatch};
 use crate::store::{ChainStart, FrameStore};
+use crate::volumes::{self, Volumes};
 use crate::witness::{self, Witness, WitnessFile};
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
@@ -244,8 +244,8 @@ impl OpenOptions {
         let start = ChainStart { number: 1, previous_crc, first_lsn: 1 };
         let log = log_dir(dir, 1);
         fs::create_dir(&log).map_err(OpenError::io("creating", &log))?;
-        let mut store = SledStore::open(&log).map_err(|error| chain::store_error(&log, error))?;
-        store.begin_chain(start).map_err(|error| chain::store_error(&log, error))?;
+        let store =
+            Volumes::create(&log, start).map_err(|error| chain::store_error(&log, error))?;
         files::sync_tree(&log)?;
         crash_point("init.stored");
         let witness = Witness {
@@ -300,7 +300,7 @@ impl OpenOptions {
         let mut copy = Scratch::new(log_dir(dir, generation));
         files::copy_store(&old, copy.dir())?;
         crash_point("open.copied");
-        let store = SledStore::open(copy.dir()).map_err(|error| chain::store_error(&old, error))?;
+        let store = Volumes::open(copy.dir()).map_err(|error| chain::store_error(&old, error))?;
         let checked = chain::check(dir, &store, &last, |_| Ok(()))?;
         crash_point("open.verified");
         store.flush().map_err(|error| chain::store_error(copy.dir(), error))?;
@@ -390,14 +390,18 @@ pub(crate) fn log_dir(dir: &Path, generation: u64) -> PathBuf {
 
 /// The store would make an empty log out of nothing; here its file must be there.
 pub(crate) fn check_log_is_there(dir: &Path, log: &Path) -> Result<(), OpenError> {
-    match fs::metadata(log.join("db")) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            let at = At::File(log.join("db"), 0);
-            Err(Finding::new(Found::LogMissing, at, "").refuse(dir))
-        }
-        Err(error) => Err(OpenError::io("reading", log)(error)),
-        Ok(_) => Ok(()),
+    let missing = || {
+        let at = At::File(log.to_owned(), 0);
+        Err(Finding::new(Found::LogMissing, at, "").refuse(dir))
+    };
+    if !log.is_dir() {
+        return missing();
     }
+    let volumes = volumes::list(log)?;
+    if volumes.is_empty() || volumes.iter().any(|(_, volume)| !volume.join("db").is_file()) {
+        return missing();
+    }
+    Ok(())
 }
 
 fn make_dir(dir: &Path) -> Result<(), OpenError> {

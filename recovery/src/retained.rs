@@ -4,13 +4,10 @@ use crate::frame::Frame;
 use crate::store::ChainStart;
 use std::collections::VecDeque;
 
-/// Frames dropped at once, at most.
+/// Frames dropped at once, at most: a record that comes meanwhile waits for the slice.
 const SLICE_FRAMES_MAX: usize = 256;
-/// Bytes of frames dropped at once, at most (one frame always may). sled rewrites a whole leaf, up
-/// to 16 frames, every ten changes, and it reuses a segment once the pages that replaced the
-/// segment's were written one full segment (8 MiB) earlier *by its own reckoning*, which is not
-/// durable (its `pagecache/segment.rs`, `stabilize` and `next`). With less than a segment written
-/// in one call, our own sync always lies between.
+/// Bytes of frames dropped at once, at most (one frame always may): less than a volume, so that a
+/// slice removes one or two.
 const SLICE_BYTES_MAX: u64 = 1 << 20;
 
 /// What is to be known of a frame to drop it, and to begin the chain at it.

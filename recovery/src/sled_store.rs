@@ -1,4 +1,5 @@
-//! Frames in sled 0.34.7. The only file that knows sled.
+//! One sled 0.34.7 database with frames: a volume (see [`crate::volumes`]). The only file that knows
+//! sled.
 //!
 //! - `flush()` is not durable on Linux (`sync_file_range`): `append` follows it with `sync_data` on
 //!   a handle of our own, opened before sled writes a byte, so that it sees every write-back error.
@@ -12,19 +13,21 @@
 
 use crate::crash_point::crash_point;
 use crate::museum::bug;
-use crate::store::{ChainStart, FrameStore, StoreError, StoredFrames};
-use rustix::fs::{RawDir, SeekFrom};
+use crate::store::{ChainStart, StoreError, StoredFrames};
+use rustix::fs::{FallocateFlags, RawDir, SeekFrom};
 use std::any::Any;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::mem::MaybeUninit;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use unanimous_core::FrameNumber;
 
 const SEGMENT_BYTES: usize = 8 << 20;
-const CACHE_BYTES: u64 = 32 << 20;
+const CACHE_BYTES: u64 = 8 << 20;
+/// The end of the data is looked for in steps of so many bytes.
+const ZEROS_CHUNK_BYTES: usize = 16 << 10;
 /// No frame number: it has five bytes.
 const START_KEY: &[u8] = b"start";
 
@@ -67,6 +70,39 @@ impl SledStore {
         Ok(Self { db: Some(db), own_handle, blobs, dir: dir.to_owned() })
     }
 
+    /// Gives back the zeros that sled has written behind its data: on opening it fills a segment up.
+    /// They read the same from a hole.
+    pub(crate) fn give_back_zeros(&self) -> Result<(), StoreError> {
+        self.flush()?;
+        let io = |error: std::io::Error| StoreError::Io {
+            doing: "looking for the end of the store",
+            error: error.to_string(),
+        };
+        let length = self.own_handle.metadata().map_err(io)?.len();
+        let mut data_end = length;
+        let mut chunk = [0; ZEROS_CHUNK_BYTES];
+        while data_end > 0 {
+            let from = (data_end - 1) / chunk.len() as u64 * chunk.len() as u64;
+            let bytes =
+                usize::try_from(data_end - from).map_or(chunk.len(), |n| n.min(chunk.len()));
+            let part = &mut chunk[..bytes];
+            self.own_handle.read_exact_at(part, from).map_err(io)?;
+            if part.iter().any(|byte| *byte != 0) {
+                break;
+            }
+            data_end = from;
+        }
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if data_end < length
+            && let Err(error) =
+                rustix::fs::fallocate(&self.own_handle, flags, data_end, length - data_end)
+        {
+            // A file system without holes: the zeros stay.
+            tracing::debug!(%error, dir = %self.dir.display(), "no hole can be made");
+        }
+        Ok(())
+    }
+
     fn db(&self) -> &sled::Db {
         self.db.as_ref().expect("the database is there until the store is dropped")
     }
@@ -100,20 +136,25 @@ impl SledStore {
         Ok(false)
     }
 
-    /// Stores the chain's start of a new log; durable on `Ok` except for the directory entries.
-    pub(crate) fn begin_chain(&mut self, start: ChainStart) -> Result<(), StoreError> {
+    /// Stores a start of the chain; durable on `Ok` except for the directory entries.
+    pub(crate) fn put_start(&mut self, start: ChainStart) -> Result<(), StoreError> {
         guarded("writing the chain's start", || self.db().insert(START_KEY, start.encode()))?;
         self.sync()
+    }
+
+    /// The bytes of the start that was stored last; `None` if there is none.
+    pub(crate) fn start(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let value = guarded("reading the chain's start", || self.db().get(START_KEY))?;
+        Ok(value.map(|value| value.to_vec()))
     }
 
     /// Hands all that sled holds in memory to the operating system.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
         guarded("flushing", || self.db().flush()).map(drop)
     }
-}
 
-impl FrameStore for SledStore {
-    fn append(&mut self, number: FrameNumber, frame: &[u8]) -> Result<(), StoreError> {
+    /// Adds a frame, durably.
+    pub(crate) fn append(&mut self, number: FrameNumber, frame: &[u8]) -> Result<(), StoreError> {
         guarded("writing a frame", || self.db().insert(number.0.to_be_bytes(), frame))?;
         crash_point("log.after_insert");
         self.sync()?;
@@ -121,7 +162,18 @@ impl FrameStore for SledStore {
         Ok(())
     }
 
-    fn frames(&self) -> StoredFrames<'_> {
+    /// The number of the last frame, if there is one.
+    pub(crate) fn last_frame(&self) -> Result<Option<u64>, StoreError> {
+        let below_start = ..START_KEY;
+        let last = guarded("reading a frame", || {
+            self.db().range(below_start).keys().next_back().transpose()
+        })?;
+        let number = last.and_then(|key| <[u8; 8]>::try_from(&*key).ok());
+        Ok(number.map(u64::from_be_bytes))
+    }
+
+    /// All frames in the order of their numbers.
+    pub(crate) fn frames(&self) -> StoredFrames<'_> {
         let mut iter = self.db().iter();
         Box::new(std::iter::from_fn(move || {
             loop {
@@ -140,33 +192,12 @@ impl FrameStore for SledStore {
         }))
     }
 
-    fn chain_start(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        let value = guarded("reading the chain's start", || self.db().get(START_KEY))?;
-        Ok(value.map(|value| value.to_vec()))
-    }
-
-    fn drop_below(&mut self, start: ChainStart) -> Result<(), StoreError> {
-        crash_point("drop.before");
-        self.begin_chain(start)?;
-        crash_point("drop.start_stored");
-        let dropped = ..start.number.to_be_bytes().to_vec();
-        guarded("dropping frames", || {
-            for key in self.db().range(dropped).keys() {
-                self.db().remove(key?)?;
-            }
-            Ok(())
-        })?;
-        crash_point("drop.removed");
-        self.sync()?;
-        crash_point("drop.done");
-        Ok(())
-    }
-
-    fn bytes_on_disk(&self) -> u64 {
+    pub(crate) fn bytes_on_disk(&self) -> u64 {
         self.own_handle.metadata().map_or(0, |metadata| metadata.blocks() * 512)
     }
 
-    fn close(mut self: Box<Self>) -> Result<(), StoreError> {
+    /// Ends the store. On `Ok` everything is durable and its files change no more.
+    pub(crate) fn close(mut self) -> Result<(), StoreError> {
         self.sync()?;
         let db = self.db.take();
         guarded("closing the store", || {
@@ -238,90 +269,14 @@ impl SledStore {
 mod tests {
     use super::*;
     use crate::files::copy_store;
-    use crate::frame::FRAME_BYTES_MAX;
 
     fn frames(store: &SledStore) -> Vec<(u64, Vec<u8>)> {
         let all = store.frames().map(|frame| frame.unwrap());
         all.map(|(number, bytes)| (number.unwrap().0, bytes)).collect()
     }
 
-    fn value(number: u64, length: usize) -> Vec<u8> {
-        let mut state = number;
-        let mut byte = || {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            state.to_be_bytes()[0]
-        };
-        (0..length).map(|_| byte()).collect()
-    }
-
     fn start(number: u64) -> ChainStart {
         ChainStart { number, previous_crc: 7, first_lsn: number }
-    }
-
-    /// Frames of the longest kind through many segments, dropped and rewritten: `append` itself
-    /// fails on a blob.
-    #[test]
-    fn the_longest_frames_make_no_blobs_and_survive_copies_without_snapshots() {
-        let root = tempfile::tempdir().unwrap();
-        let mut dir = root.path().join("0");
-        std::fs::create_dir(&dir).unwrap();
-        let mut store = SledStore::open(&dir).unwrap();
-        store.begin_chain(start(1)).unwrap();
-        let mut next = 1;
-        for round in 1..=4_u64 {
-            for _ in 0..150 {
-                store.append(FrameNumber(next), &value(next, FRAME_BYTES_MAX)).unwrap();
-                next += 1;
-            }
-            let first = next - 30;
-            store.drop_below(start(first)).unwrap();
-            let copy = root.path().join(round.to_string());
-            store.flush().unwrap();
-            copy_store(&dir, &copy).unwrap();
-            assert!(
-                !std::fs::read_dir(&copy)
-                    .unwrap()
-                    .any(|entry| { is_snapshot(&entry.unwrap().file_name().to_string_lossy()) })
-            );
-            store = SledStore::open(&copy).unwrap();
-            dir = copy;
-            let expected: Vec<_> = (first..next).map(|n| (n, value(n, FRAME_BYTES_MAX))).collect();
-            assert!(frames(&store) == expected, "round {round}");
-            let stored = store.chain_start().unwrap().unwrap();
-            assert_eq!(ChainStart::decode(&stored), Some(start(first)));
-        }
-        assert!(store.bytes_on_disk() < 120 << 20, "{}", store.bytes_on_disk());
-    }
-
-    #[test]
-    fn many_short_frames_with_drops_survive_copies_without_snapshots() {
-        let root = tempfile::tempdir().unwrap();
-        let mut dir = root.path().join("0");
-        std::fs::create_dir(&dir).unwrap();
-        let mut store = SledStore::open(&dir).unwrap();
-        store.begin_chain(start(1)).unwrap();
-        let mut next = 1;
-        for round in 1..=3_u64 {
-            for _ in 0..1_500 {
-                let length = usize::try_from(next * 7_919 % 4_000).unwrap();
-                store.append(FrameNumber(next), &value(next, length)).unwrap();
-                next += 1;
-            }
-            let first = next - 400;
-            store.drop_below(start(first)).unwrap();
-            let copy = root.path().join(round.to_string());
-            copy_store(&dir, &copy).unwrap();
-            store = SledStore::open(&copy).unwrap();
-            dir = copy;
-            let read = frames(&store);
-            assert_eq!(read.len(), 400);
-            for (number, bytes) in read {
-                let length = usize::try_from(number * 7_919 % 4_000).unwrap();
-                assert!(number >= first && bytes == value(number, length), "frame {number}");
-            }
-        }
     }
 
     #[test]
@@ -330,9 +285,9 @@ mod tests {
         let (dir, copy) = (root.path().join("a"), root.path().join("b"));
         std::fs::create_dir(&dir).unwrap();
         let mut store = SledStore::open(&dir).unwrap();
-        store.begin_chain(start(1)).unwrap();
+        store.put_start(start(1)).unwrap();
         store.append(FrameNumber(1), b"one").unwrap();
-        Box::new(store).close().unwrap();
+        store.close().unwrap();
         std::fs::write(dir.join("snap.00000000FFFFFFFF"), [1; 20]).unwrap();
         copy_store(&dir, &copy).unwrap();
         assert_eq!(frames(&SledStore::open(&copy).unwrap()), vec![(1, b"one".to_vec())]);

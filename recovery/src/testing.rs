@@ -2,7 +2,6 @@
 
 use crate::open::{OpenOptions, OpenedLog};
 use crate::sled_store::SledStore;
-use crate::store::FrameStore;
 use crate::witness::Witness;
 use crate::{LogKind, Space, Writer};
 use std::collections::BTreeMap;
@@ -78,10 +77,11 @@ pub(crate) fn tree(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     all
 }
 
-/// Changes the store of a stopped log behind the log's back.
+/// Changes the newest volume of a stopped log behind the log's back.
 pub(crate) fn edit_store(dir: &Path, edit: impl FnOnce(&mut SledStore)) {
     let log = crate::open::log_dir(dir, Witness::read(dir).unwrap().generation);
-    let mut store = SledStore::open(&log).unwrap();
+    let (_, newest) = crate::volumes::list(&log).unwrap().pop().unwrap();
+    let mut store = SledStore::open(&newest).unwrap();
     edit(&mut store);
-    Box::new(store).close().unwrap();
+    store.close().unwrap();
 }

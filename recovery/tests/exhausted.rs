@@ -247,7 +247,7 @@ fn an_open_on_a_full_disk_uses_the_reserve_or_changes_nothing() {
     filler.empty();
 
     // A file longer than it looks: the copy itself runs out of room, and leaves nothing behind.
-    let log = disk.join("log/log-00000002/db");
+    let log = disk.join("log/log-00000002/volume-00000001/db");
     let length = fs::metadata(&log).unwrap().len();
     let file = File::options().write(true).open(&log).unwrap();
     file.set_len(256 * MIB).unwrap();

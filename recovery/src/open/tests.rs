@@ -34,7 +34,7 @@ fn frame(number: u64, first_lsn: u64, previous_crc: u32) -> Frame {
 /// Makes the log in `dir` (six frames, witness at the sixth) show the finding.
 fn damage(dir: &Path, found: Found) {
     let witness_file = dir.join(witness::FILE);
-    let store_of = |name: &str| log_dir(dir, 1).join(name);
+    let store_of = |name: &str| log_dir(dir, 1).join("volume-00000001").join(name);
     let witness = Witness::read(dir).unwrap();
     let crc = witness.frame_crc;
     let put = |number: u64, bytes: Vec<u8>| {
@@ -275,10 +275,9 @@ fn the_stored_start_of_the_chain_is_honoured_with_and_without_the_frames_below()
         edit_store(&dir, |store| {
             let stored: Vec<_> = store.frames().map(|frame| frame.unwrap().1).collect();
             let start = ChainStart { number: 4, previous_crc: frame_crc(&stored[2]), first_lsn: 4 };
-            store.drop_below(start).unwrap();
-            assert_eq!(store.frames().count(), 3);
-            if interrupted {
-                store.put(&2_u64.to_be_bytes(), &stored[1]);
+            store.put_start(start).unwrap();
+            for below in [1, 3].into_iter().chain((!interrupted).then_some(2)) {
+                store.remove_frame(below);
             }
         });
         let opened = COORDINATOR.open(&dir).unwrap();

@@ -190,6 +190,33 @@ pub struct Start {
     pub seed: u64,
 }
 
+/// Where in the log everything that was recovered begins.
+fn recovered_homes(
+    transactions: &BTreeMap<Gtrid, Transaction>,
+    outcomes: &BTreeMap<Gtrid, Remembered>,
+    floor_home: Option<Lsn>,
+    participants: &BTreeMap<ParticipantName, KnownParticipant>,
+) -> Homes {
+    let mut homes = Homes::default();
+    for (gtrid, transaction) in transactions {
+        if let Some(home) = transaction.home {
+            homes.set(Item::Transaction(*gtrid), None, home);
+        }
+    }
+    for (gtrid, remembered) in outcomes {
+        if let Some(home) = remembered.home {
+            homes.set(Item::Outcome(*gtrid), None, home);
+        }
+    }
+    if let Some(home) = floor_home {
+        homes.set(Item::Floor, None, home);
+    }
+    for (name, known) in participants {
+        homes.set(Item::Participant(name.clone()), None, known.home);
+    }
+    homes
+}
+
 impl Coordinator {
     /// A new life on what the log says. It asks for its Boot record at once and speaks to nobody
     /// before that is durable.
@@ -213,26 +240,17 @@ impl Coordinator {
         for remembered in outcomes.values_mut() {
             remembered.ended_at = now;
         }
-        let mut homes = Homes::default();
+        let homes = recovered_homes(
+            &transactions,
+            &outcomes,
+            recovered.floor_home,
+            &recovered.participants,
+        );
         let mut concerned: BTreeMap<ParticipantName, BTreeSet<Gtrid>> = BTreeMap::new();
         for (gtrid, transaction) in &transactions {
-            if let Some(home) = transaction.home {
-                homes.set(Item::Transaction(*gtrid), None, home);
-            }
             for branch in &transaction.branches {
                 concerned.entry(branch.participant.clone()).or_default().insert(*gtrid);
             }
-        }
-        for (gtrid, remembered) in &outcomes {
-            if let Some(home) = remembered.home {
-                homes.set(Item::Outcome(*gtrid), None, home);
-            }
-        }
-        if let Some(home) = recovered.floor_home {
-            homes.set(Item::Floor, None, home);
-        }
-        for (name, known) in &recovered.participants {
-            homes.set(Item::Participant(name.clone()), None, known.home);
         }
         let recovered_count = transactions.values().filter(|t| t.state != State::Heuristic).count();
         let mut coordinator = Self {

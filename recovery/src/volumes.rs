@@ -1,0 +1,302 @@
+//! The store of frames: sled databases one after the other, the newest is written.
+//!
+//! ```text
+//! LOG/volume-00000004/   complete: never written again, removed as a whole once it is below the start
+//! LOG/volume-00000005/   the current one
+//! LOG/volume-00000006/   empty: made ahead, so that a frame never waits for it
+//! LOG/next/              being made; means nothing
+//! LOG/dropped/           being removed; means nothing
+//! ```
+//! Why not one database: sled never gives back what keys that come and go leave behind (measured:
+//! with 10 to 18 MiB of live frames its file grew to 80 MiB), and before it reuses a segment it asks
+//! only its own, not durable, reckoning. A volume fits one segment of sled: nothing in it is ever
+//! reused, and frames go by removing a directory.
+
+use crate::crash_point::crash_point;
+use crate::files;
+use crate::sled_store::SledStore;
+use crate::store::{ChainStart, FrameStore, StoreError, StoredFrames};
+use std::collections::VecDeque;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+use unanimous_core::FrameNumber;
+
+const PREFIX: &str = "volume-";
+const NEXT: &str = "next";
+const DROPPED: &str = "dropped";
+/// Bytes of frames in a volume, each counted with [`FRAME_SHARE_BYTES`]: sled writes up to four times
+/// as much, and a volume has to fit one of its segments (8 MiB). A frame that comes while the next
+/// volume is not ready goes into the current one all the same.
+const VOLUME_BYTES_MAX: u64 = 2 << 20;
+/// What sled adds to a frame, however short.
+const FRAME_SHARE_BYTES: u64 = 128;
+
+/// The volumes of one log.
+pub(crate) struct Volumes {
+    dir: PathBuf,
+    /// Oldest first.
+    sealed: VecDeque<Sealed>,
+    current: Current,
+    next: Next,
+}
+
+/// A complete volume.
+struct Sealed {
+    number: u64,
+    /// `None`: it never got one.
+    last_frame: Option<u64>,
+    disk_bytes: u64,
+    /// Open until the log is written to: by then it has been read.
+    store: Option<SledStore>,
+}
+
+struct Current {
+    number: u64,
+    store: SledStore,
+    last_frame: Option<u64>,
+    /// Of frames, with their share.
+    bytes: u64,
+}
+
+/// The volume after the current one.
+enum Next {
+    /// Not asked for, or its making failed: asked for when the current one holds so many bytes.
+    NotBefore(u64),
+    Making(Receiver<Option<SledStore>>),
+    Ready(SledStore),
+}
+
+/// Whether an entry of a log's directory means nothing and is left out of a copy.
+pub(crate) fn is_left_out(name: &str) -> bool {
+    name == NEXT || name == DROPPED
+}
+
+/// The volumes in a log's directory, oldest first.
+pub(crate) fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, crate::OpenError> {
+    let number = |path: &Path| path.file_name()?.to_str()?.strip_prefix(PREFIX)?.parse().ok();
+    let entries = files::entries(dir)?.into_iter().filter(|(_, is_dir)| *is_dir);
+    let mut volumes: Vec<(u64, PathBuf)> =
+        entries.filter_map(|(path, _)| Some((number(&path)?, path))).collect();
+    volumes.sort();
+    Ok(volumes)
+}
+
+fn volume_dir(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{PREFIX}{number:08}"))
+}
+
+fn failed(doing: &'static str) -> impl Fn(std::io::Error) -> StoreError {
+    move |error| StoreError::Io { doing, error: error.to_string() }
+}
+
+fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("syncing the volumes"))
+}
+
+impl Volumes {
+    /// Makes the first volume of a new log in an empty directory; durable on `Ok` except for the
+    /// directory entries.
+    pub(crate) fn create(dir: &Path, start: ChainStart) -> Result<Self, StoreError> {
+        let path = volume_dir(dir, 1);
+        fs::create_dir(&path).map_err(failed("making a volume"))?;
+        let mut store = SledStore::open(&path)?;
+        store.put_start(start)?;
+        Ok(Self::at(dir, VecDeque::new(), Current { number: 1, store, last_frame: None, bytes: 0 }))
+    }
+
+    fn at(dir: &Path, sealed: VecDeque<Sealed>, current: Current) -> Self {
+        let next = Next::NotBefore(VOLUME_BYTES_MAX / 2);
+        Self { dir: dir.to_owned(), sealed, current, next }
+    }
+
+    /// Opens a copy. Writes to the directory; nothing of it is durable.
+    pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
+        let doing = "listing the volumes";
+        let listed = list(dir)
+            .map_err(|error| StoreError::Io { doing, error: error.to_string() })?
+            .into_iter()
+            .map(|(number, path)| {
+                let store = SledStore::open(&path)?;
+                store.give_back_zeros()?;
+                Ok((number, store))
+            })
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        let mut sealed = VecDeque::new();
+        let mut last = None;
+        for (number, store) in listed {
+            let last_frame = store.last_frame()?;
+            let (disk_bytes, store) = (store.bytes_on_disk(), Some(store));
+            sealed.extend(last.replace(Sealed { number, last_frame, disk_bytes, store }));
+        }
+        let none = || StoreError::Refused { doing, error: "there is none".to_owned() };
+        let Some(Sealed { number, last_frame, store: Some(store), .. }) = last else {
+            return Err(none());
+        };
+        let mut bytes = 0;
+        for frame in store.frames() {
+            bytes += frame?.1.len() as u64 + FRAME_SHARE_BYTES;
+        }
+        Ok(Self::at(dir, sealed, Current { number, store, last_frame, bytes }))
+    }
+
+    /// Hands all that sled holds in memory to the operating system.
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        self.stores().try_for_each(SledStore::flush)
+    }
+
+    fn stores(&self) -> impl Iterator<Item = &SledStore> {
+        let sealed = self.sealed.iter().filter_map(|volume| volume.store.as_ref());
+        sealed.chain([&self.current.store])
+    }
+
+    /// Goes over to the next volume if this one is full and that one ready, and has it made in time.
+    fn turn_over(&mut self) {
+        if let Next::Making(made) = &self.next {
+            match made.try_recv() {
+                Ok(Some(store)) => self.next = Next::Ready(store),
+                Ok(None) | Err(TryRecvError::Disconnected) => {
+                    let later = self.current.bytes + VOLUME_BYTES_MAX / 8;
+                    self.next = Next::NotBefore(later);
+                }
+                Err(TryRecvError::Empty) => {}
+            }
+        }
+        match &self.next {
+            Next::NotBefore(bytes) if self.current.bytes >= *bytes => {
+                self.next = Next::Making(make(&self.dir, self.current.number + 1));
+            }
+            Next::Ready(_) if self.current.bytes >= VOLUME_BYTES_MAX => {
+                let next = Next::NotBefore(VOLUME_BYTES_MAX / 2);
+                if let Next::Ready(store) = std::mem::replace(&mut self.next, next) {
+                    self.seal(store);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// All of the current volume is durable.
+    fn seal(&mut self, store: SledStore) {
+        let number = self.current.number + 1;
+        let next = Current { number, store, last_frame: None, bytes: 0 };
+        let Current { number, store, last_frame, .. } = std::mem::replace(&mut self.current, next);
+        let disk_bytes = store.bytes_on_disk();
+        self.sealed.push_back(Sealed { number, last_frame, disk_bytes, store: None });
+        let_go(vec![store]);
+    }
+}
+
+/// Makes an empty volume, durably, on a thread of its own; `None`: it could not be made.
+fn make(dir: &Path, number: u64) -> Receiver<Option<SledStore>> {
+    let (made, receiver) = sync_channel(1);
+    let dir = dir.to_owned();
+    let run = move || {
+        let store = make_now(&dir, number).map_err(|error| {
+            tracing::warn!(%error, dir = %dir.display(), "the next volume cannot be made yet");
+        });
+        // The log may have ended.
+        let _ = made.send(store.ok());
+    };
+    // Without a thread the channel is closed: it is tried again.
+    let _ = std::thread::Builder::new().name("volume".to_owned()).spawn(run);
+    receiver
+}
+
+fn make_now(dir: &Path, number: u64) -> Result<SledStore, StoreError> {
+    let doing = "making a volume";
+    let next = dir.join(NEXT);
+    remove_tree(&next).map_err(failed(doing))?;
+    fs::create_dir(&next).map_err(failed(doing))?;
+    let store = SledStore::open(&next)?;
+    store.flush()?;
+    files::sync_tree(&next).map_err(|error| StoreError::Io { doing, error: error.to_string() })?;
+    crash_point("volume.made");
+    fs::rename(&next, volume_dir(dir, number)).map_err(failed(doing))?;
+    sync_dir(dir)?;
+    crash_point("volume.named");
+    Ok(store)
+}
+
+/// Closes stores that are read and durable: it can take sled a while.
+fn let_go(stores: Vec<SledStore>) {
+    // Without a thread the closure, and with it the stores, is dropped here.
+    let _ = std::thread::Builder::new().name("volume".to_owned()).spawn(move || drop(stores));
+}
+
+fn remove_tree(dir: &Path) -> std::io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+impl FrameStore for Volumes {
+    fn append(&mut self, number: FrameNumber, frame: &[u8]) -> Result<(), StoreError> {
+        let read: Vec<SledStore> =
+            self.sealed.iter_mut().filter_map(|volume| volume.store.take()).collect();
+        if !read.is_empty() {
+            let_go(read);
+        }
+        self.turn_over();
+        self.current.store.append(number, frame)?;
+        self.current.last_frame = Some(number.0);
+        self.current.bytes += frame.len() as u64 + FRAME_SHARE_BYTES;
+        Ok(())
+    }
+
+    fn frames(&self) -> StoredFrames<'_> {
+        Box::new(self.stores().flat_map(SledStore::frames))
+    }
+
+    fn chain_start(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        // Each drop writes it to what is the current volume then.
+        let mut newest = None;
+        for store in self.stores() {
+            newest = store.start()?.or(newest);
+        }
+        Ok(newest)
+    }
+
+    fn drop_below(&mut self, start: ChainStart) -> Result<(), StoreError> {
+        crash_point("drop.before");
+        self.current.store.put_start(start)?;
+        crash_point("drop.start_stored");
+        let dead = |volume: &mut Sealed| volume.last_frame.is_none_or(|last| last < start.number);
+        let doing = "removing a volume";
+        while let Some(volume) = self.sealed.pop_front_if(dead) {
+            let dropped = self.dir.join(DROPPED);
+            remove_tree(&dropped).map_err(failed(doing))?;
+            fs::rename(volume_dir(&self.dir, volume.number), &dropped).map_err(failed(doing))?;
+            crash_point("drop.renamed");
+            sync_dir(&self.dir)?;
+            remove_tree(&dropped).map_err(failed(doing))?;
+        }
+        crash_point("drop.done");
+        Ok(())
+    }
+
+    fn bytes_on_disk(&self) -> u64 {
+        let sealed: u64 = self.sealed.iter().map(|volume| volume.disk_bytes).sum();
+        let next = match &self.next {
+            Next::Ready(store) => store.bytes_on_disk(),
+            Next::NotBefore(_) | Next::Making(_) => 0,
+        };
+        sealed + self.current.store.bytes_on_disk() + next
+    }
+
+    fn close(self: Box<Self>) -> Result<(), StoreError> {
+        let Self { dir, sealed, current, next } = *self;
+        drop(sealed);
+        // A volume that is being made is let be made: nothing may change after the close.
+        if let Next::Making(made) = next {
+            drop(made.recv());
+        }
+        current.store.close()?;
+        sync_dir(&dir)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! Volumes filled, turned over, dropped, copied.
+#![allow(clippy::print_stdout)]
+
+use super::*;
+use crate::files::copy_store;
+use crate::frame::FRAME_BYTES_MAX;
+use crate::sled_store::is_snapshot;
+
+const SEGMENT_BYTES: u64 = 8 << 20;
+
+fn frames(store: &Volumes) -> Vec<(u64, Vec<u8>)> {
+    let all = store.frames().map(|frame| frame.unwrap());
+    all.map(|(number, bytes)| (number.unwrap().0, bytes)).collect()
+}
+
+fn value(number: u64, length: usize) -> Vec<u8> {
+    let mut state = number;
+    let mut byte = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0]
+    };
+    (0..length).map(|_| byte()).collect()
+}
+
+fn start(number: u64) -> ChainStart {
+    ChainStart { number, previous_crc: 7, first_lsn: number }
+}
+
+/// Waits for a volume that is being made: which one a frame goes to depends on it.
+fn settle(store: &mut Volumes) {
+    if let Next::Making(made) = &store.next {
+        let made = made.recv().unwrap();
+        store.next = Next::Ready(made.unwrap());
+    }
+}
+
+/// Frames of the longest kind through many segments, dropped and rewritten: `append` itself
+/// fails on a blob.
+#[test]
+fn the_longest_frames_make_no_blobs_and_survive_copies_without_snapshots() {
+    let root = tempfile::tempdir().unwrap();
+    let mut dir = root.path().join("0");
+    fs::create_dir(&dir).unwrap();
+    let mut store = Volumes::create(&dir, start(1)).unwrap();
+    let mut next = 1;
+    for round in 1..=4_u64 {
+        for _ in 0..150 {
+            store.append(FrameNumber(next), &value(next, FRAME_BYTES_MAX)).unwrap();
+            next += 1;
+        }
+        let first = next - 30;
+        store.drop_below(start(first)).unwrap();
+        let copy = root.path().join(round.to_string());
+        store.flush().unwrap();
+        copy_store(&dir, &copy).unwrap();
+        assert!(
+            !fs::read_dir(&copy)
+                .unwrap()
+                .any(|entry| { is_snapshot(&entry.unwrap().file_name().to_string_lossy()) })
+        );
+        store = Volumes::open(&copy).unwrap();
+        dir = copy;
+        let expected: Vec<_> = (first..next).map(|n| (n, value(n, FRAME_BYTES_MAX))).collect();
+        let read: Vec<_> = frames(&store).into_iter().filter(|(n, _)| *n >= first).collect();
+        assert!(read == expected, "round {round}");
+        let stored = store.chain_start().unwrap().unwrap();
+        assert_eq!(ChainStart::decode(&stored), Some(start(first)));
+    }
+}
+
+#[test]
+fn many_short_frames_with_drops_survive_copies_without_snapshots() {
+    let root = tempfile::tempdir().unwrap();
+    let mut dir = root.path().join("0");
+    fs::create_dir(&dir).unwrap();
+    let mut store = Volumes::create(&dir, start(1)).unwrap();
+    let mut next = 1;
+    for round in 1..=3_u64 {
+        for _ in 0..1_500 {
+            let length = usize::try_from(next * 7_919 % 4_000).unwrap();
+            store.append(FrameNumber(next), &value(next, length)).unwrap();
+            next += 1;
+        }
+        let first = next - 400;
+        store.drop_below(start(first)).unwrap();
+        let copy = root.path().join(round.to_string());
+        copy_store(&dir, &copy).unwrap();
+        store = Volumes::open(&copy).unwrap();
+        dir = copy;
+        let read = frames(&store);
+        assert_eq!(read.iter().filter(|(number, _)| *number >= first).count(), 400);
+        for (number, bytes) in read {
+            let length = usize::try_from(number * 7_919 % 4_000).unwrap();
+            assert!(bytes == value(number, length), "frame {number}");
+        }
+    }
+}
+
+/// A volume is dropped as a whole, and sled reuses nothing in it, because it fits one segment.
+#[test]
+fn a_volume_fits_one_segment_whatever_its_frames() {
+    for length in [60, 300, 5_000, 45_000, FRAME_BYTES_MAX] {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let mut store = Volumes::create(dir.path(), start(1)).unwrap();
+        let mut number = 0;
+        while store.sealed.len() < 2 {
+            number += 1;
+            store.append(FrameNumber(number), &value(number, length)).unwrap();
+            settle(&mut store);
+        }
+        for volume in &store.sealed {
+            let db = volume_dir(dir.path(), volume.number).join("db");
+            let file_bytes = fs::metadata(db).unwrap().len();
+            println!("frames of {length}: {} on disk, file {file_bytes}", volume.disk_bytes);
+            assert!(file_bytes <= SEGMENT_BYTES, "frames of {length}: {file_bytes}");
+        }
+    }
+}
+
+/// Frames that fill volumes; what is below the start goes with its volumes, and only that.
+#[test]
+fn old_volumes_go_and_the_rest_stays_readable() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Volumes::create(dir.path(), start(1)).unwrap();
+    for number in 1..=120 {
+        store.append(FrameNumber(number), &value(number, 80_000)).unwrap();
+        settle(&mut store);
+    }
+    let volumes = store.sealed.len();
+    assert!(volumes >= 4, "{volumes}");
+    let middle = store.sealed[1].last_frame.unwrap();
+    store.drop_below(start(middle)).unwrap();
+    assert_eq!(store.sealed.len(), volumes - 1, "one volume is wholly below");
+    store.drop_below(start(middle + 1)).unwrap();
+    assert_eq!(store.sealed.len(), volumes - 2);
+    let on_disk = list(dir.path()).unwrap();
+    assert_eq!(on_disk.first().unwrap().0, 3);
+    let root = tempfile::tempdir().unwrap();
+    let copy = root.path().join("copy");
+    store.flush().unwrap();
+    drop(store);
+    fs::create_dir(dir.path().join(NEXT)).unwrap();
+    fs::create_dir(dir.path().join(DROPPED)).unwrap();
+    copy_store(dir.path(), &copy).unwrap();
+    assert!(!copy.join(NEXT).exists() && !copy.join(DROPPED).exists());
+    let store = Volumes::open(&copy).unwrap();
+    for volume in &store.sealed {
+        assert!(volume.disk_bytes < SEGMENT_BYTES, "sled's zeros are given back");
+    }
+    let expected: Vec<u64> = (middle + 1..=120).collect();
+    assert_eq!(frames(&store).into_iter().map(|(n, _)| n).collect::<Vec<_>>(), expected);
+    let stored = store.chain_start().unwrap().unwrap();
+    assert_eq!(ChainStart::decode(&stored), Some(start(middle + 1)));
+}
+
+/// What was being made at a kill is made anew.
+#[test]
+fn a_half_made_volume_is_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Volumes::create(dir.path(), start(1)).unwrap();
+    fs::create_dir(dir.path().join(NEXT)).unwrap();
+    fs::write(dir.path().join(NEXT).join("db"), b"garbage").unwrap();
+    for number in 1..=60 {
+        store.append(FrameNumber(number), &value(number, 80_000)).unwrap();
+        settle(&mut store);
+    }
+    assert!(!store.sealed.is_empty());
+}
