@@ -1,7 +1,5 @@
 //! Transfers from bank-a to bank-b, and what their client was told.
 
-use crate::bank::bank_service_client::BankServiceClient;
-use crate::bank::{DescribeRequest, MoveRequest};
 use crate::world::{ACCOUNTS, BANKS, OPENING_CENTS, Role, Told, World};
 use anyhow::{Result, ensure};
 use std::cell::{Cell, RefCell};
@@ -12,6 +10,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 use unanimous_sdk::{Client, CommitError, Gtrid};
+use unanimous_tests::real::wire::bank_service_client::BankServiceClient;
+use unanimous_tests::real::wire::{DescribeRequest, MoveRequest};
 
 /// Longer than a whole case may take: what a client waits for is not what ends it.
 const PATIENCE: Duration = Duration::from_secs(600);

@@ -26,6 +26,8 @@ const PORTS: [(&str, u16); 5] = [
     ("bank-a", 27_453),
     ("bank-b", 27_454),
 ];
+/// Small, so that every coordinator compacts its log again and again.
+const LOG_BYTES_COMPACT: &str = "1KiB";
 /// A bank says so when it takes calls.
 const BANK_IS_OPEN: &str = r#""message":"open""#;
 /// Of what each process said, when something is wrong.
@@ -109,7 +111,7 @@ impl World {
             return Ok(());
         }
         let (name, listen) = (role.name(), |name| socket(self.address, name).to_string());
-        let mut command = Command::new(binary()?);
+        let mut command = Command::new(unanimous_tests::real::binary()?);
         match role {
             Role::Coordinator => {
                 command.args(["serve", "--init", "--listen", &listen(name)]);
@@ -124,6 +126,7 @@ impl World {
         command.args(["--exit-with-stdin", "--log-format", "json"]);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.env_remove("UNANIMOUS_CRASH_POINT");
+        command.env("UNANIMOUS_LOG_BYTES_COMPACT", LOG_BYTES_COMPACT);
         if let Some(point) = crash_point {
             command.env("UNANIMOUS_CRASH_POINT", point);
         }
@@ -255,15 +258,6 @@ fn claim() -> Result<(Ipv4Addr, TcpListener)> {
 fn socket(address: Ipv4Addr, name: &str) -> SocketAddr {
     let port = PORTS.into_iter().find(|(of, _)| *of == name).map_or(0, |(_, port)| port);
     SocketAddr::from((address, port))
-}
-
-/// The binary beside this test, built with the same features.
-fn binary() -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test.parent().and_then(Path::parent).context("no target folder")?;
-    let binary = folder.join("unanimous");
-    ensure!(binary.exists(), "{} is built together with this test", binary.display());
-    Ok(binary)
 }
 
 /// Keeps what the process says, and tells when a bank takes calls and when it does not any more.
