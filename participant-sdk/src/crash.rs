@@ -1,6 +1,7 @@
 //! The steps of a participant at which a test can make the process kill itself.
 
-/// Their names, in the order in which a branch passes them.
+/// Their names, in the order in which a branch passes them; those of the log's compaction lie
+/// between any two of its steps.
 pub const CRASH_POINTS: &[&str] = &[
     "participant.recover.listed",
     "participant.join.enlisted",
@@ -10,6 +11,11 @@ pub const CRASH_POINTS: &[&str] = &[
     "participant.vote.after_send",
     "participant.commit.received",
     "participant.commit.durable",
+    "participant.compact.begun",
+    "participant.compact.piece",
+    "participant.compact.ended",
+    "participant.compact.durable",
+    "participant.compact.dropped",
     "participant.ack.before_send",
     "participant.ack.after_send",
 ];

@@ -64,7 +64,7 @@ pub(crate) fn run(args: &BankArgs, global: &Global) -> Result<(), Failure> {
         stop.send_replace(true);
     })?;
     let listener = serve::listen("--listen", args.listen)?;
-    let opening = Opening { init: Some((ACCOUNTS, OPENING_CENTS)) };
+    let opening = Opening { init: Some((ACCOUNTS, OPENING_CENTS)), ..Opening::default() };
     let accounts = Accounts::open(&args.data_dir, opening)
         .map_err(|error| failed("opening the accounts", &error))?;
     let resource = format!("{}/accounts", args.name);

@@ -1,6 +1,8 @@
 //! The resource: work under locks, and every durable step answered after its record is durable.
 
-use super::record::{Mark, Move, Record};
+use super::compaction::{Compaction, Step};
+use super::fold::Fold;
+use super::record::{Mark, Piece, Record};
 use super::state::{State, Work};
 use crate::crash::crash_point;
 use crate::resource::{Prepared, Resource, Retry};
@@ -12,6 +14,7 @@ use unanimous_core::coordinator::EndedMark;
 use unanimous_core::message::{Done, Vote};
 use unanimous_core::{BranchId, BranchResult, Evidence, Gtrid, LogId, Lsn};
 use unanimous_recovery::codec::{self, CodecError};
+use unanimous_recovery::frame::RECORD_BYTES_MAX;
 use unanimous_recovery::{
     AppendError, Flushed, LogFailed, LogKind, OpenError, OpenOptions, StoredRecord, Writer,
 };
@@ -85,10 +88,19 @@ pub enum WorkError {
 }
 
 /// How to open a store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opening {
     /// Make a store if there is none: so many accounts, numbered from 1, each with so many cents.
     pub init: Option<(u32, i64)>,
+    /// The log is compacted when it holds more than so many bytes, and more than twice of what was
+    /// needed the last time. 4 MiB by itself.
+    pub log_bytes_compact: u64,
+}
+
+impl Default for Opening {
+    fn default() -> Self {
+        Self { init: None, log_bytes_compact: 4 << 20 }
+    }
 }
 
 /// Accounts with balances and locks. Clones are the same store.
@@ -115,6 +127,8 @@ struct Live {
     writer: Option<Writer>,
     /// Marks that came last, by coordinator's log, not in force yet.
     next_marks: BTreeMap<LogId, Mark>,
+    compaction: Compaction,
+    flushes: Arc<Mutex<Flushes>>,
 }
 
 /// Who waits for which record.
@@ -131,17 +145,21 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// An answer, and the record that must be durable before it is given.
 type Answer<T> = Result<(T, Lsn), Retry>;
 
+/// What the records of a log mean, and the LSN below which none of them is needed.
 pub(super) fn fold(
     records: impl Iterator<Item = Result<StoredRecord, OpenError>>,
-) -> Result<State, AccountsError> {
-    let mut state = State::default();
+) -> Result<(State, Option<Lsn>), AccountsError> {
+    let mut fold = Fold::default();
     for stored in records {
         let StoredRecord { lsn, bytes, .. } = stored?;
         let record = codec::decode(&bytes).map_err(|error| AccountsError::Record { lsn, error })?;
-        let applied = state.apply(lsn, &record);
-        applied.map_err(|what| AccountsError::Contradiction { lsn, what })?;
+        let taken = fold.take(lsn, &record);
+        taken.map_err(|what| AccountsError::Contradiction { lsn, what })?;
     }
-    Ok(state)
+    fold.finish().map_err(|lsn| AccountsError::Contradiction {
+        lsn,
+        what: "the log begins in the middle and holds no whole snapshot".to_owned(),
+    })
 }
 
 impl Accounts {
@@ -170,17 +188,28 @@ impl Accounts {
         let init = opening.init.is_some();
         let options = OpenOptions { init, moved, ..OpenOptions::new(LogKind::Accounts) };
         let opened = options.open(dir)?;
-        let state = fold(opened.records())?;
+        let (state, begun) = fold(opened.records())?;
         let (log, next_lsn) = (opened.id(), opened.next_lsn());
         let upto = Lsn(next_lsn.0.saturating_sub(1));
         let flushes = Arc::new(Mutex::new(Flushes { upto, waiting: BTreeMap::new() }));
         let told = Arc::clone(&flushes);
         let on_flushed = move |flushed: Flushed| wake(&told, flushed.upto);
         let writer = opened.start(on_flushed, end_process)?;
+        // The process may have ended between a snapshot and what follows from it.
+        if let Some(begun) = begun {
+            writer.drop_below(begun);
+        }
         let in_doubt = state.in_doubt().count();
         tracing::info!(in_doubt, committed = state.committed_total, "accounts are open");
         let empty = state.balances.is_empty();
-        let live = Live { state, next_lsn, writer: Some(writer), next_marks: BTreeMap::new() };
+        let live = Live {
+            state,
+            next_lsn,
+            writer: Some(writer),
+            next_marks: BTreeMap::new(),
+            compaction: Compaction::new(opening.log_bytes_compact),
+            flushes: Arc::clone(&flushes),
+        };
         let accounts = Self { live: Arc::new(Mutex::new(live)), flushes, log };
         if empty {
             let (accounts_len, balance_cents) =
@@ -310,9 +339,44 @@ fn end_process(failed: LogFailed) {
 impl Live {
     /// Applies a record and submits it. Returns its LSN.
     fn append(&mut self, record: &Record, force: bool) -> Result<Lsn, AccountsError> {
+        // Before it, so that nobody who waits for the last record waits for a lazy one.
+        self.compact()?;
+        self.submit(record, force)
+    }
+
+    /// One step to keep the log short.
+    fn compact(&mut self) -> Result<(), AccountsError> {
+        let Some(writer) = &self.writer else { return Err(AccountsError::Closed) };
+        let (durable, bytes) = (locked(&self.flushes).upto, writer.stats().retained_bytes);
+        match self.compaction.step(&self.state, self.next_lsn, durable, bytes) {
+            Step::Append(record) => {
+                self.submit(&record, false)?;
+                match record {
+                    Record::Snapshot { piece: Piece::Head { .. }, .. } => {
+                        crash_point("participant.compact.begun");
+                    }
+                    Record::SnapshotEnd { .. } => crash_point("participant.compact.ended"),
+                    _ => crash_point("participant.compact.piece"),
+                }
+            }
+            Step::Drop(begun) => {
+                writer.drop_below(begun);
+                crash_point("participant.compact.dropped");
+            }
+            Step::Nothing => {}
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, record: &Record, force: bool) -> Result<Lsn, AccountsError> {
         let lsn = self.next_lsn;
         let Some(writer) = &self.writer else { return Err(AccountsError::Closed) };
         let bytes = codec::encode(record).map_err(|error| AccountsError::Record { lsn, error })?;
+        // Known before it is applied: what is in memory and not in the log must not be in a
+        // snapshot.
+        if bytes.len() > RECORD_BYTES_MAX {
+            return Err(AppendError::TooLong(bytes.len()).into());
+        }
         let applied = self.state.apply(lsn, record);
         applied.map_err(|what| AccountsError::Contradiction { lsn, what })?;
         writer.append(lsn, bytes, force)?;
@@ -365,7 +429,7 @@ impl Live {
             self.state.release(branch);
             return Ok((no(reason), Lsn(0)));
         }
-        let record = Record::Prepared { branch: *branch, moves: moves(work) };
+        let record = Record::Prepared { branch: *branch, moves: work.to_moves() };
         let lsn = self.append(&record, true)?;
         Ok((Vote::Commit { evidence: Some(evidence(lsn)) }, lsn))
     }
@@ -406,7 +470,7 @@ impl Live {
             self.state.release(branch);
             return Ok((Done::RolledBack, Lsn(0)));
         }
-        let record = Record::Committed { branch: *branch, moves: Some(moves(work)) };
+        let record = Record::Committed { branch: *branch, moves: Some(work.to_moves()) };
         Ok((Done::Done, self.append(&record, true)?))
     }
 
@@ -454,10 +518,6 @@ impl Live {
             tracing::debug!(%error, "a mark was not kept");
         }
     }
-}
-
-fn moves(work: &Work) -> Vec<Move> {
-    work.moves.iter().map(|(account, cents)| (*account, *cents)).collect()
 }
 
 impl Resource for Accounts {
@@ -540,7 +600,7 @@ mod tests {
     #[test]
     fn nothing_is_answered_before_the_log_says_durable() {
         let root = tempfile::tempdir().unwrap();
-        let opening = Opening { init: Some((9, 100)) };
+        let opening = Opening { init: Some((9, 100)), ..Opening::default() };
         let mut accounts = Accounts::open(&root.path().join("store"), opening).unwrap();
         // From here on the test says when the log has flushed; 1 is the record that opened it.
         accounts.flushes = Arc::new(Mutex::new(Flushes { upto: Lsn(1), ..Flushes::default() }));

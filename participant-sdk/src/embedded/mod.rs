@@ -11,9 +11,12 @@
 //! records become durable in order: whatever was seen is durable before anybody is told.
 //!
 //! Files: `record` (what is kept), `state` (what the records mean), `accounts` (the resource),
-//! `offline` (looking at a stopped store).
+//! `compaction` (keeping the log short), `fold` (reading a log, snapshots included), `offline`
+//! (looking at a stopped store).
 
 mod accounts;
+mod compaction;
+mod fold;
 mod offline;
 mod record;
 mod state;

@@ -27,7 +27,7 @@ pub struct Summary {
 /// # Errors
 /// Another process has it open, it is damaged, or it is no store of accounts.
 pub fn inspect(dir: &Path) -> Result<Summary, AccountsError> {
-    let state = fold(read_records(dir)?.into_iter().map(Ok))?;
+    let (state, _) = fold(read_records(dir)?.into_iter().map(Ok))?;
     if state.balances.is_empty() {
         return Err(AccountsError::NotInitialised);
     }

@@ -3,7 +3,7 @@
 use crate::mark::passes_parts;
 use serde::{Deserialize, Serialize};
 use unanimous_core::coordinator::EndedMark;
-use unanimous_core::{BranchId, Gtrid, LogId};
+use unanimous_core::{BranchId, Gtrid, LogId, Lsn};
 
 /// One account's change: its number and the cents it gets.
 pub(super) type Move = (u32, i64);
@@ -25,6 +25,29 @@ pub(super) enum Record {
     /// **F** A balance was changed outside of any transaction, to prove that the check of the sums
     /// can fail.
     Adjusted { account: u32, delta_cents: i64 },
+    /// **L** A piece of the snapshot that begins with the record `begun`: what was true when this
+    /// record was appended.
+    Snapshot { begun: Lsn, piece: Piece },
+    /// **L** The snapshot is whole. Once this is durable, no record below `begun` is needed.
+    SnapshotEnd { begun: Lsn },
+}
+
+/// What a piece of a snapshot carries; the pieces come in this order. New kinds are added at the
+/// end: the position is the tag.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Piece {
+    /// The first one: how many accounts there are, their sum at the beginning, and how many
+    /// branches were ever committed.
+    Head { accounts: u32, opened_cents: i64, committed_total: u64 },
+    /// Branches that were prepared before the snapshot began, with the LSN of their `Prepared`,
+    /// which their votes name.
+    Branches { branches: Vec<(BranchId, Lsn, Vec<Move>)> },
+    /// Branches that were committed before the snapshot began, with the LSN of their `Committed`.
+    Proofs { proofs: Vec<(BranchId, Lsn)> },
+    /// One coordinator's log's mark.
+    Mark { mark: Mark },
+    /// The next accounts' balances in cents, account 1 first.
+    Balances { cents: Vec<i64> },
 }
 
 /// An [`EndedMark`] as kept.

@@ -17,6 +17,13 @@ pub(super) struct Work {
     pub(super) prepared: Option<Lsn>,
 }
 
+impl Work {
+    /// Its moves as records have them.
+    pub(super) fn to_moves(&self) -> Vec<Move> {
+        self.moves.iter().map(|(account, cents)| (*account, *cents)).collect()
+    }
+}
+
 /// The accounts, and everything about branches that is not finished or not forgotten.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct State {
@@ -55,16 +62,19 @@ impl State {
                 _ => Err(format!("rolled back without being prepared: {branch}")),
             },
             Record::Ended { mark } => {
-                self.committed.retain(|branch, _| !mark.covers(&branch.gtrid));
-                self.marks.insert(mark.log, mark.clone());
+                self.ended(mark);
                 Ok(())
             }
-            Record::Adjusted { account, delta_cents } => {
-                let changed = self.changed(&[(*account, *delta_cents)])?;
-                self.set(changed);
-                Ok(())
-            }
+            Record::Adjusted { account, delta_cents } => self.change(&[(*account, *delta_cents)]),
+            // Says what is true already.
+            Record::Snapshot { .. } | Record::SnapshotEnd { .. } => Ok(()),
         }
+    }
+
+    /// Drops the proofs that the mark passes.
+    pub(super) fn ended(&mut self, mark: &Mark) {
+        self.committed.retain(|branch, _| !mark.covers(&branch.gtrid));
+        self.marks.insert(mark.log, mark.clone());
     }
 
     fn opened(&mut self, accounts: u32, balance_cents: i64) -> Result<(), String> {
@@ -102,10 +112,7 @@ impl State {
         }
         let changed = match (moves, self.branches.get(&branch)) {
             (Some(moves), _) => self.changed(moves)?,
-            (None, Some(work)) if work.prepared.is_some() => {
-                let moves: Vec<Move> = work.moves.iter().map(|(a, cents)| (*a, *cents)).collect();
-                self.changed(&moves)?
-            }
+            (None, Some(work)) if work.prepared.is_some() => self.changed(&work.to_moves())?,
             _ => return Err(format!("committed without being prepared: {branch}")),
         };
         self.set(changed);
@@ -125,6 +132,13 @@ impl State {
             change(moved).ok_or_else(|| format!("account {} cannot change by {}", moved.0, moved.1))
         });
         each.collect()
+    }
+
+    /// Changes balances, all or none.
+    pub(super) fn change(&mut self, moves: &[Move]) -> Result<(), String> {
+        let changed = self.changed(moves)?;
+        self.set(changed);
+        Ok(())
     }
 
     fn set(&mut self, changed: Vec<(usize, i64)>) {

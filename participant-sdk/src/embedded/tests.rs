@@ -10,7 +10,7 @@ use unanimous_recovery::ErrorClass;
 const LOG: LogId = LogId { cluster: 1, slot: 1, incarnation: 7 };
 const OWNER: Owner = Owner { log: LOG, epoch: 100 };
 const HAZARD: Done = Done::Heuristic(BranchResult::Hazard);
-const INIT: Opening = Opening { init: Some((3, 1_000)) };
+const INIT: Opening = Opening { init: Some((3, 1_000)), log_bytes_compact: 4 << 20 };
 
 fn branch(sequence: u64) -> BranchId {
     BranchId { gtrid: Gtrid::new(OWNER, sequence, 0), bqual: Bqual::new(1, 1, OWNER) }
@@ -31,8 +31,12 @@ struct Bank {
 
 impl Bank {
     fn new() -> Self {
+        Self::with(INIT)
+    }
+
+    fn with(opening: Opening) -> Self {
         let root = tempfile::tempdir().unwrap();
-        let accounts = Accounts::open(&root.path().join("store"), INIT).unwrap();
+        let accounts = Accounts::open(&root.path().join("store"), opening).unwrap();
         Self { root, accounts, copies: 0 }
     }
 
@@ -49,10 +53,14 @@ impl Bank {
 
     /// What a process started after a kill at this moment finds.
     fn killed(&mut self) -> Accounts {
+        Accounts::open_moved(&self.copy(), Opening::default()).unwrap()
+    }
+
+    fn copy(&mut self) -> PathBuf {
         self.copies += 1;
         let copy = self.root.path().join(format!("copy-{}", self.copies));
         copy_dir(&self.root.path().join("store"), &copy);
-        Accounts::open_moved(&copy, Opening::default()).unwrap()
+        copy
     }
 }
 
@@ -250,7 +258,7 @@ async fn proofs_are_kept_until_a_mark_has_passed_them_and_another_one_came() {
 async fn many_branches_at_once_commit_in_groups_and_keep_the_sum() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("store");
-    let accounts = Accounts::open(&dir, Opening { init: Some((64, 10)) }).unwrap();
+    let accounts = Accounts::open(&dir, Opening { init: Some((64, 10)), ..INIT }).unwrap();
     let transfers = (0..32u32).map(|number| {
         let (accounts, branch) = (accounts.clone(), branch(u64::from(number)));
         async move {
@@ -303,7 +311,7 @@ fn a_store_is_made_only_when_asked_and_opened_by_one() {
     accounts.close().unwrap();
     assert_eq!(accounts.close(), Err(AccountsError::Closed));
     // What is there wins over what was asked for.
-    let again = Accounts::open(&dir, Opening { init: Some((1, 1)) }).unwrap();
+    let again = Accounts::open(&dir, Opening { init: Some((1, 1)), ..INIT }).unwrap();
     assert_eq!(again.sum_cents(), 3_000);
 }
 
@@ -321,7 +329,45 @@ async fn a_closed_store_says_later_and_never_an_outcome() {
 fn impossible_sizes_are_refused() {
     for init in [(0, 1), (u32::MAX, 1), (1_000, i64::MAX)] {
         let root = tempfile::tempdir().unwrap();
-        let opened = Accounts::open(&root.path().join("store"), Opening { init: Some(init) });
+        let opened =
+            Accounts::open(&root.path().join("store"), Opening { init: Some(init), ..INIT });
         assert!(matches!(opened, Err(AccountsError::Contradiction { .. })), "{init:?}");
     }
+}
+
+/// Evidence of a vote names a record that compaction drops; the branch, its vote, its lock and the
+/// proofs outlive it, at whatever moment the process is killed.
+#[tokio::test]
+async fn what_was_answered_outlives_the_records_that_held_it() {
+    let mut bank = Bank::with(Opening { log_bytes_compact: 1_000, ..INIT });
+    let (old, proved) = (branch(1), branch(2));
+    bank.work(&old, 1, -300);
+    let vote = bank.accounts.prepare(&old).await.unwrap();
+    bank.prepared(&proved, 3, 7).await;
+    bank.accounts.commit(&proved, None).await.unwrap();
+    let dropped = |dir: &Path| {
+        let records = unanimous_recovery::read_records(dir).unwrap();
+        records.first().map(|first| first.lsn.0) > Some(1)
+    };
+    let mut without_the_records = 0;
+    for sequence in 3..23 {
+        bank.prepared(&branch(sequence), 2, 1).await;
+        assert_eq!(bank.accounts.commit(&branch(sequence), None).await, Ok(Done::Done));
+        bank.accounts.ended(&mark(sequence, &[old, proved]));
+        let copy = bank.copy();
+        let opened = Accounts::open_moved(&copy, Opening::default()).unwrap();
+        let balance = 1_000 + i64::try_from(sequence).unwrap() - 2;
+        assert_eq!(opened.balances(), vec![1_000, balance, 1_007]);
+        let recovered = opened.recover().await.unwrap();
+        assert_eq!(vote, Vote::Commit { evidence: recovered[0].evidence.clone() });
+        assert_eq!(opened.prepare(&old).await.as_ref(), Ok(&vote), "repeated");
+        assert_eq!(opened.commit(&proved, None).await, Ok(Done::Done), "proved");
+        assert_eq!(opened.commit(&old, None).await, Ok(Done::Done));
+        opened.close().unwrap();
+        assert_eq!(inspect(&copy).unwrap().sum_actual, 1_000 + 1_007 + balance - 300);
+        adjust(&copy, 2, -5).unwrap();
+        assert_eq!(inspect(&copy).unwrap().sum_actual, 1_000 + 1_007 + balance - 305);
+        without_the_records += u32::from(dropped(&copy));
+    }
+    assert!(without_the_records > 8, "{without_the_records}");
 }
