@@ -147,13 +147,37 @@ async fn every_outcome_of_a_commit_has_its_error() {
     assert_eq!((rollback.reason, &*rollback.participant), (RollbackReason::Voted, "bank-b"));
 }
 
+#[tokio::test]
+async fn every_cause_of_a_rollback_has_its_reason() {
+    use v1::RollbackReason as Wire;
+    let (_coordinator, client, mut session) = open().await;
+    for (sequence, wire, expected) in [
+        (1, Wire::Requested, RollbackReason::Requested),
+        (2, Wire::TimedOut, RollbackReason::TimedOut),
+        (3, Wire::BranchCount, RollbackReason::BranchCount),
+        (4, Wire::Presumed, RollbackReason::Presumed),
+        (5, Wire::LeaseLost, RollbackReason::LeaseLost),
+        (6, Wire::LogFull, RollbackReason::LogFull),
+        (7, Wire::Unspecified, RollbackReason::Other),
+    ] {
+        let committed = committing(begun(&client, &mut session, sequence).await);
+        let (call, _) = commit(&mut session).await;
+        let (outcome, rollback_reason) = (v1::Outcome::RolledBack.into(), wire.into());
+        let result = v1::Result { outcome, rollback_reason, ..v1::Result::default() };
+        session.ended_with(call, result).await;
+        let error = soon("a commit", committed).await.unwrap().unwrap_err();
+        let CommitError::RolledBack { rollback, .. } = error else { unreachable!("{error}") };
+        assert_eq!(rollback.reason, expected);
+    }
+}
+
 /// The coordinator's reasons that come with a hint when to try again.
 const FULL: [&str; 7] = [
     "TOO_MANY_TRANSACTIONS",
     "TOO_MANY_CALLS",
     "LOG_BUSY",
     "LOG_SLOW",
-    "DISK_FULL",
+    "LOG_FULL",
     "STOPPING",
     "STARTING",
 ];
