@@ -434,7 +434,11 @@ impl Live {
         Ok((Vote::Commit { evidence: Some(evidence(lsn)) }, lsn))
     }
 
+    /// Why work must not be voted for. What is voted for already needs the room that is left.
     fn obstacle(&self, work: &Work) -> Option<String> {
+        if self.writer.as_ref().is_some_and(|writer| writer.stats().space_low) {
+            return Some("the disk of this participant is nearly full".to_owned());
+        }
         let (account, after) = self.state.overdrawn(work)?;
         let (whole, cents) = (after.unsigned_abs() / 100, after.unsigned_abs() % 100);
         Some(format!("account {account} would be overdrawn by {whole}.{cents:02}"))
