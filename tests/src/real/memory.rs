@@ -19,22 +19,21 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct Agreeable {
     /// What it says it holds prepared at the start.
     pub prepared: Vec<Prepared>,
-    /// Branches that it was told to end.
-    pub ended: Arc<AtomicU64>,
+    /// Questions for a vote.
+    pub asked: Arc<AtomicU64>,
 }
 
 impl Resource for Agreeable {
     async fn prepare(&self, _: &BranchId) -> Result<Vote, Retry> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         Ok(Vote::Commit { evidence: None })
     }
 
     async fn commit(&self, _: &BranchId, _: Option<&Evidence>) -> Result<Done, Retry> {
-        self.ended.fetch_add(1, Ordering::Relaxed);
         Ok(Done::Done)
     }
 
     async fn rollback(&self, _: &BranchId) -> Result<Done, Retry> {
-        self.ended.fetch_add(1, Ordering::Relaxed);
         Ok(Done::Done)
     }
 

@@ -4,9 +4,9 @@
 //! below them while clients work, and reports: a table for people on stderr, one JSON object as the
 //! last line of stdout, exit code 1 if something that must hold did not.
 //!
-//! Files: `process` (start, signal, measure), `coordinator` (`serve`, and questions to it), `memory`
-//! (participants that keep nothing), `banks` (durable participants and transfers between them),
-//! `latency`, `space` (small file systems, what a directory holds), `report`.
+//! Files: `process` (start, signal, measure), `coordinator` (`serve`, and questions to it),
+//! `memory` (participants that keep nothing), `banks` (durable participants and transfers between
+//! them), `latency`, `space` (small file systems, what a directory holds), `report`.
 
 pub mod banks;
 pub mod coordinator;
