@@ -1,0 +1,354 @@
+//! More than there is room for (catalogue 3.4 and 3.7): what is refused, what goes on, and that
+//! nobody exits. Clients and participants are the SDK's; what it would not do is done by hand.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::Code;
+use tonic_types::StatusExt;
+use unanimous_proto::v1;
+use unanimous_proto::v1::admin_service_client::AdminServiceClient;
+use unanimous_proto::v1::client_service_client::ClientServiceClient;
+use unanimous_proto::v1::transaction_service_client::TransactionServiceClient;
+use unanimous_recovery::{LogKind, OpenOptions};
+use unanimous_sdk::{Client, CommitError, RollbackReason};
+use unanimous_server::{Config, Listeners, ShutdownHandle, shutdown};
+use unanimous_tests::real::memory::{Ended, Member, transact};
+use unanimous_tests::real::{Coordinator, LOOK};
+
+/// Nothing here takes so long.
+const HANG: Duration = Duration::from_secs(120);
+
+/// A server in this process.
+struct Server {
+    _dir: TempDir,
+    sessions: SocketAddr,
+    admin: SocketAddr,
+    shutdown: ShutdownHandle,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(config: Config) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = OpenOptions { init: true, ..OpenOptions::new(LogKind::Coordinator) };
+        let log = options.open(dir.path()).unwrap();
+        let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let listeners = Listeners { sessions: bind(), admin: bind() };
+        let sessions = listeners.sessions.local_addr().unwrap();
+        let admin = listeners.admin.local_addr().unwrap();
+        let (handle, asked) = shutdown();
+        let run = move || unanimous_server::run(config, listeners, log, asked).unwrap();
+        let thread = Some(std::thread::spawn(run));
+        Self { _dir: dir, sessions, admin, shutdown: handle, thread }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.sessions)
+    }
+
+    async fn status(&self) -> v1::GetStatusResponse {
+        let mut admin =
+            AdminServiceClient::connect(format!("http://{}", self.admin)).await.unwrap();
+        admin.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown.request();
+        self.shutdown.request();
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "the server ends cleanly");
+        }
+    }
+}
+
+/// Two participants and a client over which others' work is seen to go on.
+struct Canary {
+    client: Client,
+    members: Vec<Member>,
+}
+
+impl Canary {
+    async fn start(url: &str) -> Self {
+        let members = Member::start_all(url, &["canary-a", "canary-b"]).await.unwrap();
+        let client = Client::builder(url, "canary").begin_within(HANG).connect().unwrap();
+        let canary = Self { client, members };
+        canary.sings().await;
+        canary
+    }
+
+    async fn sings(&self) {
+        let ended = transact(&self.client, &self.members.iter().collect::<Vec<_>>()).await;
+        assert_eq!(ended, Ended::Committed);
+    }
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, mut yes: impl FnMut() -> F) {
+    let started = Instant::now();
+    while !yes().await {
+        assert!(started.elapsed() < HANG, "{what}: not within {HANG:?}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// O-01: all decided, and a few KiB each while they are open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_open_transactions_all_commit() {
+    const TRANSACTIONS: usize = 10_000;
+    /// Four times the goal: a debug build, and an allocator that gives nothing back.
+    const BYTES_MAX: u64 = 16 << 10;
+    let home = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::new(home.path(), &home.path().join("log")).unwrap();
+    coordinator.start().await.unwrap();
+    let canary = Canary::start(&coordinator.url()).await;
+    let before = coordinator.memory().unwrap().rss_bytes;
+    let mut open = Vec::new();
+    for _ in 0..TRANSACTIONS {
+        let begin = canary.client.begin("open").timeout(HANG * 2);
+        let transaction = begin.await.unwrap();
+        for member in &canary.members {
+            member.work(&transaction).await.unwrap();
+        }
+        open.push(transaction);
+    }
+    let grown = coordinator.memory().unwrap().rss_bytes.saturating_sub(before);
+    let bytes = grown / TRANSACTIONS as u64;
+    println!("{bytes} bytes a transaction");
+    assert!(bytes < BYTES_MAX, "{bytes} bytes a transaction");
+    assert_eq!(coordinator.status().await.unwrap().transactions, TRANSACTIONS as u64);
+    let mut commits = JoinSet::new();
+    for transaction in open {
+        commits.spawn(transaction.commit());
+    }
+    for committed in commits.join_all().await {
+        assert!(committed.is_ok(), "{committed:?}");
+    }
+    coordinator.settled(HANG).await.unwrap();
+    coordinator.stop().unwrap();
+}
+
+/// O-02: beyond the limit begins are refused with a hint; what was admitted is finished.
+#[tokio::test]
+async fn a_storm_of_begins_is_refused_with_a_hint_and_the_admitted_finish() {
+    const ADMITTED: usize = 100;
+    const STORM: usize = 5_000;
+    let mut config = Config::default();
+    config.limits.transactions_max = ADMITTED;
+    let server = Server::start(config);
+    let canary = Canary::start(&server.url()).await;
+    until("the canary's own is forgotten", async || server.status().await.transactions == 0).await;
+    let mut admitted = Vec::new();
+    for _ in 0..ADMITTED {
+        let transaction = canary.client.begin("admitted").timeout(HANG).await.unwrap();
+        for member in &canary.members {
+            member.work(&transaction).await.unwrap();
+        }
+        admitted.push(transaction);
+    }
+    let unary = TransactionServiceClient::connect(server.url()).await.unwrap();
+    let mut storm = JoinSet::new();
+    for _ in 0..STORM {
+        let mut unary = unary.clone();
+        storm.spawn(async move { unary.begin(v1::BeginRequest::default()).await });
+    }
+    while let Some(answer) = storm.join_next().await {
+        let refused = answer.unwrap().unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        let details = refused.get_error_details();
+        assert_eq!(details.error_info().unwrap().reason, "TOO_MANY_TRANSACTIONS");
+        assert!(details.retry_info().unwrap().retry_delay.unwrap() > Duration::ZERO);
+    }
+    // The storm goes on while they end: it takes their places, and no commit of theirs.
+    for _ in 0..STORM {
+        let mut unary = unary.clone();
+        storm.spawn(async move { unary.begin(v1::BeginRequest::default()).await });
+    }
+    for transaction in admitted {
+        transaction.commit().await.unwrap();
+    }
+    storm.join_all().await;
+    assert_eq!(server.status().await.committed_total, ADMITTED as u64 + 1);
+}
+
+/// O-06: streams that nobody reads cost a bounded amount of memory, and nobody else anything.
+#[tokio::test]
+async fn ten_thousand_streams_that_are_never_read() {
+    const STREAMS: usize = 10_000;
+    const STREAMS_PER_CONNECTION: usize = 2_000;
+    const BYTES_MAX: u64 = 512 << 20;
+    let home = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::new(home.path(), &home.path().join("log")).unwrap();
+    coordinator.start().await.unwrap();
+    let canary = Canary::start(&coordinator.url()).await;
+    let before = coordinator.memory().unwrap().rss_bytes;
+    let mut kept = Vec::new();
+    for _ in 0..STREAMS / STREAMS_PER_CONNECTION {
+        let service = ClientServiceClient::connect(coordinator.url()).await.unwrap();
+        for _ in 0..STREAMS_PER_CONNECTION {
+            let hello = v1::ClientHello {
+                protocol_version: 1,
+                client: "deaf".to_owned(),
+                instance: vec![1; 16],
+                sdk: String::new(),
+            };
+            let say = [
+                v1::transact_request::Body::Hello(hello),
+                v1::transact_request::Body::Begin(v1::Begin::default()),
+            ];
+            let say = say.map(|body| v1::TransactRequest { call: 1, body: Some(body) });
+            let (to, requests) = tokio::sync::mpsc::channel(2);
+            for request in say {
+                to.send(request).await.unwrap();
+            }
+            let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+            let answers = service.clone().transact(requests).await;
+            kept.push((to, answers));
+        }
+    }
+    canary.sings().await;
+    let grown = coordinator.memory().unwrap().rss_bytes.saturating_sub(before);
+    println!("{} KiB a stream", grown / STREAMS as u64 / 1024);
+    assert!(grown < BYTES_MAX, "{grown} bytes");
+    drop(kept);
+    let url = coordinator.url();
+    let other = Client::builder(url, "other").begin_within(HANG).connect().unwrap();
+    let ended = transact(&other, &canary.members.iter().collect::<Vec<_>>()).await;
+    assert_eq!(ended, Ended::Committed, "there is room again");
+    coordinator.stop().unwrap();
+}
+
+/// T-04: ten thousand time-outs at one moment end one after the other, and others' work goes on
+/// between them.
+#[tokio::test]
+async fn ten_thousand_time_outs_at_once() {
+    const TRANSACTIONS: usize = 10_000;
+    let server = Server::start(Config::default());
+    let canary = Canary::start(&server.url()).await;
+    let ends_at = Instant::now() + Duration::from_secs(5);
+    let mut open = Vec::new();
+    for _ in 0..TRANSACTIONS {
+        let timeout = ends_at.saturating_duration_since(Instant::now());
+        let begin = canary.client.begin("late").timeout(timeout.max(Duration::from_millis(1)));
+        open.push(begin.await.unwrap());
+    }
+    let mut longest = Duration::ZERO;
+    while server.status().await.rolled_back_total < TRANSACTIONS as u64 {
+        let begun = Instant::now();
+        canary.sings().await;
+        longest = longest.max(begun.elapsed());
+        assert!(ends_at.elapsed() < HANG, "not all have timed out");
+    }
+    println!("the longest transaction meanwhile took {longest:?}");
+    for transaction in open {
+        match transaction.commit().await {
+            Err(CommitError::RolledBack { rollback, .. }) => {
+                assert_eq!(rollback.reason, RollbackReason::TimedOut);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Carries bytes both ways until it is told to drop them: both ends stay open, and hear nothing
+/// more.
+async fn proxy(to: SocketAddr) -> (SocketAddr, watch::Sender<bool>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (cut, is_cut) = watch::channel(false);
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((near, _)) = listener.accept().await {
+            let far = TcpStream::connect(to).await.unwrap();
+            let (near, far) = (near.into_split(), far.into_split());
+            let mut is_cut = is_cut.clone();
+            kept.push(tokio::spawn(async move {
+                let ((mut near_in, mut near_out), (mut far_in, mut far_out)) = (near, far);
+                tokio::select! {
+                    _ = copy(&mut near_in, &mut far_out) => {}
+                    _ = copy(&mut far_in, &mut near_out) => {}
+                    _ = is_cut.changed() => std::future::pending().await,
+                }
+            }));
+        }
+    });
+    (address, cut)
+}
+
+/// N-04: a peer that is gone without a word is found by the keepalive; its branches do not hold up
+/// anybody else.
+#[tokio::test]
+async fn a_half_open_connection_is_found() {
+    let (keepalive_ms, keepalive_timeout_ms) = (200, 200);
+    let server = Server::start(Config { keepalive_ms, keepalive_timeout_ms, ..Config::default() });
+    let canary = Canary::start(&server.url()).await;
+    let (address, cut) = proxy(server.sessions).await;
+    let gone = Member::start_all(&format!("http://{address}"), &["gone"]).await.unwrap();
+    let begin = canary.client.begin("half-open").timeout(Duration::from_secs(2));
+    let transaction = begin.await.unwrap();
+    for member in canary.members.iter().chain(&gone) {
+        member.work(&transaction).await.unwrap();
+    }
+    assert_eq!(server.status().await.participants_connected, 3);
+    cut.send_replace(true);
+    let hanging = tokio::spawn(transaction.commit());
+    until("the keepalive finds it", async || {
+        canary.sings().await;
+        server.status().await.participants_connected == 2
+    })
+    .await;
+    let answer = hanging.await.unwrap();
+    assert!(matches!(answer, Err(CommitError::RolledBack { .. })), "{answer:?}");
+}
+
+/// N-12: connections that trickle are ended, others do not notice.
+#[tokio::test]
+async fn a_thousand_trickling_connections_are_closed() {
+    const CONNECTIONS: usize = 1_000;
+    let server = Server::start(Config { hello_ms_max: 1_000, ..Config::default() });
+    let canary = Canary::start(&server.url()).await;
+    let mut trickling = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let mut stream = TcpStream::connect(server.sessions).await.unwrap();
+        trickling.spawn(async move {
+            // A byte of the preface at a time, for ever; until the other side has enough.
+            let mut buffer = [0; 64];
+            for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".iter().cycle() {
+                if stream.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+                let pause = Duration::from_millis(400);
+                if let Ok(Ok(0) | Err(_)) =
+                    tokio::time::timeout(pause, stream.read(&mut buffer)).await
+                {
+                    break;
+                }
+            }
+        });
+    }
+    let all_closed = Arc::new(tokio::sync::Notify::new());
+    let told = Arc::clone(&all_closed);
+    tokio::spawn(async move {
+        trickling.join_all().await;
+        told.notify_one();
+    });
+    let closed = async {
+        let mut notified = std::pin::pin!(all_closed.notified());
+        loop {
+            tokio::select! {
+                () = &mut notified => break,
+                () = canary.sings() => {}
+            }
+        }
+    };
+    tokio::time::timeout(HANG, closed).await.expect("they are still open");
+    canary.sings().await;
+}
