@@ -163,6 +163,21 @@ impl Recovered {
     pub fn outcome(&self, gtrid: &Gtrid) -> Option<Outcome> {
         self.outcomes.get(gtrid).map(|remembered| remembered.outcome)
     }
+
+    /// The finished transactions that the log knows, in the order of their ids: each with its
+    /// outcome, its branches of phase two, and those of them that decided alone and have not said
+    /// that they forgot.
+    pub fn outcomes(&self) -> impl Iterator<Item = (&Gtrid, Outcome, &[Bqual], &BTreeSet<Bqual>)> {
+        self.outcomes.iter().map(|(gtrid, remembered)| {
+            let Remembered { outcome, branches, unforgotten, .. } = remembered;
+            (gtrid, *outcome, &branches[..], unforgotten)
+        })
+    }
+
+    /// The participants that the log remembers, in the order of their names.
+    pub fn participants(&self) -> impl Iterator<Item = (&ParticipantName, &KnownParticipant)> {
+        self.participants.iter()
+    }
 }
 
 fn committed_outcome(

@@ -151,6 +151,12 @@ impl Transaction {
         self.branches.iter().find(|branch| branch.bqual == *bqual)
     }
 
+    /// A Heuristic record of it is in the log.
+    #[must_use]
+    pub fn heuristic_logged(&self) -> bool {
+        self.heuristic_logged
+    }
+
     /// What was decided, or for one-phase asked for.
     #[must_use]
     pub fn decision(&self) -> Decision {
