@@ -43,6 +43,7 @@ fn every_invariant_holds_in_schedules_worth_running() {
     assert!(ratio(&totals, totals.participants) >= 2.0, "{totals:?}");
     assert!(ratio(&totals, totals.crashes) >= 1.0, "{totals:?}");
     assert!(totals.power_losses > 0 && totals.decided_alone > 0, "{totals:?}");
+    assert!(ratio(&totals, totals.drops) >= 1.0, "{totals:?}");
     assert!(totals.committed > totals.transactions / 10, "{totals:?}");
 }
 
@@ -67,12 +68,12 @@ fn an_acknowledgement_before_its_sync_is_found() {
 
 #[test]
 fn a_frame_that_counts_as_durable_before_its_sync_is_found() {
-    finds(Mistake::FlushedBeforeSync, &["L1", "L9", "H1"]);
+    finds(Mistake::FlushedBeforeSync, &["L1", "L8", "L9", "H1"]);
 }
 
 #[test]
 fn acting_on_a_recovered_tail_without_a_sync_is_found() {
-    finds(Mistake::RecoveredTailUnsynced, &["L1", "EM", "H1"]);
+    finds(Mistake::RecoveredTailUnsynced, &["L1", "L8", "EM", "H1"]);
     finds(Mistake::RecoveredBranchesUnsynced, &["L1", "L2", "L3", "R1", "H1", "H2"]);
 }
 
@@ -94,6 +95,28 @@ fn a_restart_that_forgets_prepared_branches_is_found() {
 #[test]
 fn an_undone_branch_that_works_on_is_found() {
     finds(Mistake::UndoneBranchJoins, &["AC2"]);
+}
+
+#[test]
+fn a_drop_before_what_carries_is_durable_is_found() {
+    finds(Mistake::DropsBeforeCarried, &["L8"]);
+}
+
+#[test]
+fn one_dropped_frame_too_many_is_found() {
+    finds(Mistake::DropsOneFrameTooMany, &["L8"]);
+}
+
+#[test]
+fn a_removal_before_the_chains_start_is_durable_is_found() {
+    finds(Mistake::RemovesBeforeStart, &["L7"]);
+}
+
+#[test]
+fn a_compaction_that_leaves_something_out_is_found() {
+    finds(Mistake::CompactionSkipsItem, &["L8"]);
+    finds(Mistake::OutcomeWithoutBranches, &["L8"]);
+    finds(Mistake::CarriedWithoutResults, &["L8"]);
 }
 
 #[test]

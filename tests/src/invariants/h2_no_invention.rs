@@ -2,8 +2,8 @@
 //! really decided.
 
 use super::{Fact, Invariant, Ledger, silent_at_rest};
-use unanimous_core::record::BranchRecord;
-use unanimous_core::{BranchId, BranchResult, Decision, Outcome, Record};
+use unanimous_core::record::{BranchRecord, OutcomeRecord};
+use unanimous_core::{Bqual, BranchId, BranchResult, Decision, Outcome, Record};
 
 pub(super) const INVARIANT: Invariant = Invariant {
     name: "H2",
@@ -43,6 +43,13 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
         }
         Fact::Handed(Record::Matched { gtrid, bqual, result }) => {
             invented(ledger, &BranchId { gtrid: *gtrid, bqual: *bqual }, *result)
+        }
+        Fact::Handed(Record::CarriedOutcomes { committed }) => {
+            committed.iter().find_map(|OutcomeRecord { gtrid, branches, .. }| {
+                let id = |bqual: &Bqual| BranchId { gtrid: *gtrid, bqual: *bqual };
+                let mut branches = branches.iter();
+                branches.find_map(|bqual| invented(ledger, &id(bqual), BranchResult::Committed))
+            })
         }
         _ => None,
     }

@@ -1,7 +1,7 @@
 //! L11: once a client was told committed, the decision or its effects exist at every later time.
 
 use super::{Fact, Invariant, Ledger, silent_at_rest};
-use unanimous_core::{BranchResult, Outcome};
+use unanimous_core::{BranchResult, Gtrid, Outcome};
 
 pub(super) const INVARIANT: Invariant = Invariant {
     name: "L11",
@@ -11,11 +11,12 @@ pub(super) const INVARIANT: Invariant = Invariant {
 };
 
 fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
-    let Fact::Recovered(committed) = fact else { return None };
+    let Fact::Recovered(recovered) = fact else { return None };
+    let committed: Vec<&Gtrid> = recovered.committed().collect();
     let lost = ledger.transactions.iter().find(|transaction| {
         let told = transaction.answered.contains(&Outcome::Committed)
             || transaction.branches.iter().any(|branch| branch.told_commit);
-        told && !committed.contains(&transaction.gtrid)
+        told && !committed.contains(&&transaction.gtrid)
             && transaction
                 .branches
                 .iter()

@@ -1,8 +1,10 @@
 //! Every fact of a schedule, as the invariants need them.
 
 use super::Fact;
+use unanimous_core::coordinator::Recovered;
 use unanimous_core::message::Vote;
-use unanimous_core::{Bqual, BranchId, BranchResult, Decision, Gtrid, Outcome, Record};
+use unanimous_core::record::OutcomeRecord;
+use unanimous_core::{Bqual, BranchId, BranchResult, Decision, Gtrid, Lsn, Outcome, Record};
 
 /// All facts so far.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +17,10 @@ pub struct Ledger {
     pub transactions: Vec<Transaction>,
     /// The highest epoch that was handed to the log.
     pub epoch_max: Option<u32>,
+    /// All records that were ever durable, folded: without those that only repeat others.
+    pub logged: Recovered,
+    /// The log's space is low.
+    pub storage_low: bool,
 }
 
 /// What is known about a transaction.
@@ -195,7 +201,9 @@ impl Ledger {
             }
             Fact::Handed(record) => self.note_handed(record),
             Fact::Durable(record) => self.note_durable(record),
+            Fact::Storage { low } => self.storage_low = *low,
             Fact::CoordinatorGone => {
+                self.storage_low = false;
                 for transaction in &mut self.transactions {
                     transaction.commit_handed = None;
                 }
@@ -214,6 +222,7 @@ impl Ledger {
             Fact::Forgotten(id) => self.with_branch(id, |branch| branch.forgotten = true),
             Fact::Acknowledged(..)
             | Fact::Recovered(_)
+            | Fact::Retained(_)
             | Fact::ToldOnePhase(_)
             | Fact::ToldForget(_) => {}
         }
@@ -240,6 +249,9 @@ impl Ledger {
     }
 
     fn note_durable(&mut self, record: &Record) {
+        if !self.repeats(record) {
+            self.logged.fold(Lsn(0), record.clone());
+        }
         match record {
             Record::Commit { gtrid, branches, .. } => {
                 if let Some(transaction) = self.transaction_mut(gtrid) {
@@ -269,9 +281,34 @@ impl Ledger {
             Record::Boot { .. }
             | Record::OutcomeFloor { .. }
             | Record::Carried { .. }
-            | Record::CarriedOutcomes { .. }
             | Record::Forgotten { .. }
             | Record::Participant { .. } => {}
+            Record::CarriedOutcomes { committed } => {
+                for OutcomeRecord { gtrid, unforgotten, .. } in committed {
+                    for bqual in unforgotten {
+                        let id = BranchId { gtrid: *gtrid, bqual: *bqual };
+                        let result = Some(BranchResult::Committed);
+                        self.with_branch(&id, |branch| branch.recorded = result);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The record says again what others have said. A commit in one phase whose branch decided
+    /// alone has no other.
+    fn repeats(&self, record: &Record) -> bool {
+        match record {
+            Record::Carried { .. } => true,
+            Record::CarriedOutcomes { committed } => {
+                let [OutcomeRecord { gtrid, branches, unforgotten }] = &committed[..] else {
+                    return true;
+                };
+                branches.len() != 1
+                    || branches != unforgotten
+                    || self.logged.outcome(gtrid).is_some()
+            }
+            _ => false,
         }
     }
 }

@@ -25,13 +25,15 @@ mod l1_durable_before_shown;
 mod l2_prepared_before_vote;
 mod l3_durable_before_acknowledged;
 mod l4_end_after_acknowledgements;
+mod l8_compaction;
 mod l9_identifiers;
 mod ledger;
 mod r1_nothing_prepared;
+mod s05_storage_low;
 
 pub use ledger::{Branch, Ledger, Transaction};
 
-use unanimous_core::coordinator::EndedMark;
+use unanimous_core::coordinator::{EndedMark, Recovered};
 use unanimous_core::message::{Done, Vote};
 use unanimous_core::{Bqual, BranchId, BranchResult, Decision, Gtrid, Outcome, Record};
 
@@ -64,8 +66,16 @@ pub enum Fact<'a> {
     Durable(&'a Record),
     /// The coordinator's process is gone, and with it whatever its log had not answered.
     CoordinatorGone,
-    /// A new life has read its log: the transactions it takes for committed.
-    Recovered(&'a [Gtrid]),
+    /// A new life has read its log.
+    Recovered(&'a Recovered),
+    /// Older frames of the log are being dropped: what a reader of the others would find from now
+    /// on.
+    Retained(&'a Recovered),
+    /// The log's space has become low, or ample again.
+    Storage {
+        /// Too little for new decisions.
+        low: bool,
+    },
     /// The coordinator tells a participant a decision.
     Told(BranchId, Decision),
     /// The coordinator tells a participant to commit in one phase.
@@ -130,6 +140,7 @@ pub const ALL: &[Invariant] = &[
     l2_prepared_before_vote::INVARIANT,
     l3_durable_before_acknowledged::INVARIANT,
     l4_end_after_acknowledgements::INVARIANT,
+    l8_compaction::INVARIANT,
     l9_identifiers::INVARIANT,
     l10_no_wrong_presumption::INVARIANT,
     l11_told_commit_stays::INVARIANT,
@@ -137,6 +148,7 @@ pub const ALL: &[Invariant] = &[
     em_ended_mark::INVARIANT,
     h1_recorded::INVARIANT,
     h2_no_invention::INVARIANT,
+    s05_storage_low::INVARIANT,
     ac5_termination::INVARIANT,
     r1_nothing_prepared::INVARIANT,
     e1_conservation::INVARIANT,

@@ -5,7 +5,7 @@ use super::bank::Moves;
 use super::network::{Call, Parcel};
 use super::swarm::Swarm;
 use super::world::{Happening, World};
-use unanimous_core::message::Wait;
+use unanimous_core::message::{Refusal, Wait};
 use unanimous_core::{Gtrid, Response};
 
 /// How long a client waits for an answer before it does something.
@@ -144,6 +144,10 @@ impl World {
                 self.client_works(who, 0);
             }
             (Stage::Ending { .. }, Response::Ended(_) | Response::Unknown) => self.client_next(who),
+            // Refused for good.
+            (_, Response::Refused(Refusal::LogFull { .. })) if self.stays_low => {
+                self.client_next(who);
+            }
             // Refused or pending: asked again.
             (_, Response::Refused(_) | Response::Pending) => self.client_waits(who, 60),
             (stage, response) => {

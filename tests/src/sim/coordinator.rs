@@ -1,27 +1,22 @@
 //! The coordinator's process: the core, its log on a simulated disk, its sessions. Many lives, one
 //! slot.
 
+use super::compaction::{Compaction, NOBODY};
 use super::coverage::Coverage;
-use super::disk::Disk;
+use super::log::{LogDisk, LogQueue, Read, UNIX_SECONDS};
 use super::network::{Call, Down, MarkParcel, Parcel, Up};
 use super::swarm::{Delivery, Mistake};
 use super::world::{Happening, Node, World};
 use crate::invariants::Fact;
-use unanimous_core::coordinator::{Recovered, Start};
+use unanimous_core::coordinator::Start;
 use unanimous_core::message::{Request, Verdict};
 use unanimous_core::{
     Action, BranchId, CallerId, Coordinator, Decision, Event, FrameNumber, Gtrid, LogId, Lsn,
-    Message, ParticipantName, Record, Response, TransactionName,
+    Message, ParticipantName, Response, TransactionName,
 };
-use unanimous_recovery::codec::{decode_record, encode_record};
-use unanimous_recovery::frame::{Frame, frame_crc};
 
 /// The one log of every simulated world.
 const LOG: LogId = LogId { cluster: 1, slot: 1, incarnation: 0x5eed };
-/// What the wall clock shows when it is right.
-const UNIX_SECONDS: u64 = 1_790_000_000;
-/// How long a lazy record waits for company.
-const LAZY_MS: u64 = 50;
 
 /// What happens at the coordinator by itself.
 #[derive(Clone, Copy, Debug, Hash)]
@@ -36,6 +31,14 @@ pub(super) enum CoordinatorStep {
     Synced { upto: Lsn, frame: FrameNumber, items: usize },
     /// The core's deadline.
     Tick,
+    /// The next step of the compaction that is under way.
+    Compact,
+    /// The sync of the chain's new start returns.
+    Started { frame: u64 },
+    /// Frames below the chain's start are removed.
+    Remove,
+    /// The log's space becomes low, or ample again.
+    Space { low: bool },
 }
 
 /// Who waits for a reply.
@@ -53,33 +56,16 @@ pub(super) struct CoordinatorNode {
     /// There while the process lives and has read its log.
     pub(super) core: Option<Coordinator>,
     pub(super) frozen_until_ms: u64,
-    disk: Disk<Vec<u8>>,
-    log: LogQueue,
+    pub(super) disk: LogDisk,
+    pub(super) log: LogQueue,
+    /// What was read, until the life begins.
+    pub(super) read: Option<Read>,
+    /// The compaction under way.
+    pub(super) compaction: Option<Compaction>,
     sessions: Vec<Option<u32>>,
     callers: Vec<Option<Caller>>,
     tick_at_ms: Option<u64>,
     actions: Vec<Action>,
-    recovered: Option<(Recovered, LogEnd)>,
-}
-
-/// The log's thread.
-#[derive(Default)]
-struct LogQueue {
-    /// Submitted, not in a frame yet; `true`: somebody waits for it.
-    queued: Vec<(Lsn, Record, bool)>,
-    /// In the frame whose sync is under way.
-    under_way: Vec<Record>,
-    syncing: bool,
-    flush_at_ms: Option<u64>,
-    end: LogEnd,
-}
-
-/// Where the next frame goes.
-#[derive(Clone, Copy, Debug, Default)]
-struct LogEnd {
-    last_frame: u64,
-    last_crc: u32,
-    next_lsn: u64,
 }
 
 impl CoordinatorNode {
@@ -88,18 +74,19 @@ impl CoordinatorNode {
             life: 0,
             core: None,
             frozen_until_ms: 0,
-            disk: Disk::new(),
-            log: LogQueue::default(),
+            disk: LogDisk::new(),
+            log: LogQueue::new(),
+            read: None,
+            compaction: None,
             sessions: vec![None; participants],
             callers: Vec::new(),
             tick_at_ms: None,
             actions: Vec::new(),
-            recovered: None,
         }
     }
 
     pub(super) fn log_idle(&self) -> bool {
-        self.log.queued.is_empty() && !self.log.syncing
+        self.log.idle() && self.compaction.is_none()
     }
 
     pub(super) fn session_lost(&mut self, who: usize, session: u32) {
@@ -119,17 +106,15 @@ impl World {
         let node = &mut self.coordinator;
         node.life += 1;
         node.core = None;
-        node.recovered = None;
+        node.read = None;
+        node.compaction = None;
         node.frozen_until_ms = 0;
-        node.log = LogQueue::default();
+        node.log = LogQueue::new();
         node.sessions.fill(None);
         node.callers.clear();
         node.tick_at_ms = None;
         if power {
-            node.disk.power_lost(&mut self.random, |frame, random| {
-                let sector = frame.len() / 2 + usize::try_from(random.below(8)).unwrap_or(0);
-                frame.truncate(sector.min(frame.len().saturating_sub(1)));
-            });
+            node.disk.power_lost(&mut self.random);
         } else {
             node.disk.killed(&mut self.random);
         }
@@ -139,7 +124,7 @@ impl World {
         }
     }
 
-    fn coordinator_later(&mut self, delay_ms: u64, step: CoordinatorStep) {
+    pub(super) fn coordinator_later(&mut self, delay_ms: u64, step: CoordinatorStep) {
         let life = self.coordinator.life;
         self.after(delay_ms, Happening::Coordinator { life, step });
     }
@@ -151,6 +136,10 @@ impl World {
             CoordinatorStep::Begin => self.begin_life(),
             CoordinatorStep::Flush => self.flush(),
             CoordinatorStep::Synced { upto, frame, items } => self.log_synced(upto, frame, items),
+            CoordinatorStep::Compact => self.compact(),
+            CoordinatorStep::Started { frame } => self.chain_started(frame),
+            CoordinatorStep::Remove => self.remove_slice(),
+            CoordinatorStep::Space { low } => self.space(low),
             CoordinatorStep::Tick => {
                 if self.coordinator.tick_at_ms.is_some_and(|at| at <= self.now_ms) {
                     self.coordinator.tick_at_ms = None;
@@ -160,83 +149,28 @@ impl World {
         }
     }
 
-    /// Reads frames up to the end, as the recovery scan does: only what was never synced may be no
-    /// frame.
-    fn read_log(&mut self) {
-        let mut end = LogEnd { next_lsn: 1, ..LogEnd::default() };
-        let mut recovered = Recovered::default();
-        let mut whole = 0;
-        let disk = &mut self.coordinator.disk;
-        for bytes in disk.items() {
-            let Ok(frame) = Frame::decode(bytes) else { break };
-            let chained = frame.number == end.last_frame + 1
-                && frame.previous_crc == end.last_crc
-                && frame.first_lsn == end.next_lsn;
-            let records: Result<Vec<Record>, _> =
-                frame.records.iter().map(|record| decode_record(record)).collect();
-            let (true, Ok(records)) = (chained, records) else { break };
-            end.last_frame += 1;
-            end.last_crc = frame_crc(bytes);
-            end.next_lsn += records.len() as u64;
-            for (lsn, record) in (frame.first_lsn..).map(Lsn).zip(records) {
-                recovered.fold(lsn, record);
-            }
-            whole += 1;
-        }
-        if whole < disk.durable() {
-            let detail = format!("durable frame {} cannot be read", whole + 1);
-            return self.violate("L7", detail);
-        }
-        disk.cut(whole);
-        self.coordinator.recovered = Some((recovered, end));
-        let delay_ms = self.random.between(0, 4 * self.swarm.sync_ms);
-        self.coordinator_later(delay_ms, CoordinatorStep::Begin);
-        // Recovery is killed like everything else.
-        if self.random.chance(4 * self.swarm.kill_coordinator) {
-            self.kill_coordinator();
-        }
-    }
-
     fn begin_life(&mut self) {
-        let Some((recovered, end)) = self.coordinator.recovered.take() else { return };
+        let Some(read) = self.coordinator.read.take() else { return };
         if self.swarm.mistake != Some(Mistake::RecoveredTailUnsynced) {
             self.sync_recovered();
         }
-        let committed: Vec<Gtrid> = self
-            .ledger
-            .transactions
-            .iter()
-            .map(|transaction| transaction.gtrid)
-            .filter(|gtrid| {
-                let outcome = recovered.outcome(gtrid);
-                let unfinished = recovered.transactions().find(|(id, _)| *id == gtrid);
-                outcome == Some(unanimous_core::Outcome::Committed)
-                    || unfinished.is_some_and(|(_, t)| t.decision() == Decision::Commit)
-            })
-            .collect();
-        self.fact(&Fact::Recovered(&committed));
+        let end = read.end;
+        let recovered = self.begin_log(read);
+        self.fact(&Fact::Recovered(&recovered));
         let start = Start {
             log: LOG,
-            frame: FrameNumber(end.last_frame),
-            next_lsn: Lsn(end.next_lsn),
+            frame: FrameNumber(end.last_frame()),
+            next_lsn: Lsn(end.next_lsn()),
             unix_seconds: self.wall_clock(),
             seed: self.random.below(u64::MAX),
         };
         let limits = self.swarm.limits.clone();
-        self.coordinator.log.end = end;
         self.coordinator.core = Some(Coordinator::start(limits, start, self.now(), recovered));
         self.trace.line(|| format!("coordinator's life {start:?}"));
         self.carry_out();
-    }
-
-    fn sync_recovered(&mut self) {
-        let items = self.coordinator.disk.written();
-        let frames = self.coordinator.disk.synced(items).to_vec();
-        for bytes in frames {
-            let records = Frame::decode(&bytes).map(|frame| frame.records).unwrap_or_default();
-            for record in records.iter().filter_map(|record| decode_record(record).ok()) {
-                self.fact(&Fact::Durable(&record));
-            }
+        if self.swarm.space > 0 || self.stays_low {
+            let low = self.stays_low || self.random.chance(300);
+            self.space(low);
         }
     }
 
@@ -244,75 +178,6 @@ impl World {
     fn wall_clock(&mut self) -> u64 {
         let seconds = UNIX_SECONDS + self.now_ms / 1_000;
         self.random.pick(&[seconds, seconds, seconds - 3_600, seconds + 315_360_000, 0])
-    }
-
-    /// Appends, syncs, tells: at most one frame is not yet durable.
-    fn flush(&mut self) {
-        let log = &mut self.coordinator.log;
-        log.flush_at_ms = None;
-        let (Some((first, ..)), Some((last, ..))) = (log.queued.first(), log.queued.last()) else {
-            return;
-        };
-        if log.syncing {
-            return;
-        }
-        let (first_lsn, upto) = (first.0, *last);
-        let records = log.queued.iter().map(|(_, record, _)| encode_record(record)).collect();
-        let frame = Frame {
-            number: log.end.last_frame + 1,
-            first_lsn,
-            unix_ms: 1_000 * UNIX_SECONDS + self.now_ms,
-            previous_crc: log.end.last_crc,
-            records,
-        };
-        let bytes = frame.encode();
-        log.end.last_frame += 1;
-        log.end.last_crc = frame_crc(&bytes);
-        log.end.next_lsn = upto.0 + 1;
-        log.under_way = log.queued.drain(..).map(|(_, record, _)| record).collect();
-        log.syncing = true;
-        self.coordinator.disk.write(bytes);
-        let items = self.coordinator.disk.written();
-        let frame = FrameNumber(frame.number);
-        let delay_ms = self.random.between(0, self.swarm.sync_ms);
-        self.coordinator_later(delay_ms, CoordinatorStep::Synced { upto, frame, items });
-        if self.swarm.mistake == Some(Mistake::FlushedBeforeSync) {
-            self.coordinate(Event::Flushed { upto, frame });
-        }
-    }
-
-    fn log_synced(&mut self, upto: Lsn, frame: FrameNumber, items: usize) {
-        let records = std::mem::take(&mut self.coordinator.log.under_way);
-        if self.random.chance(self.swarm.fail_sync) {
-            self.trace.line(|| "the log's sync fails".to_owned());
-            // The pages are clean now and on no platter: a second sync would succeed and prove
-            // nothing.
-            if self.swarm.mistake != Some(Mistake::SyncTriedAgain) {
-                return self.kill_coordinator();
-            }
-        } else {
-            self.coordinator.disk.synced(items);
-            records.iter().for_each(|record| self.fact(&Fact::Durable(record)));
-        }
-        self.coordinator.log.syncing = false;
-        self.flush_soon();
-        if self.swarm.mistake != Some(Mistake::FlushedBeforeSync) {
-            self.coordinate(Event::Flushed { upto, frame });
-        }
-    }
-
-    fn flush_soon(&mut self) {
-        let log = &self.coordinator.log;
-        if log.syncing || log.queued.is_empty() {
-            return;
-        }
-        let forced = log.queued.iter().any(|(_, _, force)| *force);
-        let delay_ms = if forced { self.random.below(2) } else { LAZY_MS };
-        let at = self.now_ms + delay_ms;
-        if log.flush_at_ms.is_none_or(|earlier| at < earlier) {
-            self.coordinator.log.flush_at_ms = Some(at);
-            self.coordinator_later(delay_ms, CoordinatorStep::Flush);
-        }
     }
 
     /// A message of a participant arrives.
@@ -336,8 +201,7 @@ impl World {
                 self.send_down(who, Down::Welcome);
                 let request =
                     Request::Attach { participant: name, resources: vec![resource], seen };
-                // Attach has no reply: its caller is nobody.
-                self.coordinate(Event::Requested { by: CallerId(u64::MAX), request });
+                self.coordinate(Event::Requested { by: NOBODY, request });
             }
             Up::Enlist(enlistment) => {
                 let by = self.caller(Caller::Enlist { who, branch: enlistment.branch });
@@ -382,7 +246,7 @@ impl World {
     }
 
     /// One event into the core, and what it wants done.
-    fn coordinate(&mut self, event: Event) {
+    pub(super) fn coordinate(&mut self, event: Event) {
         let now = self.now();
         let Some(core) = &mut self.coordinator.core else { return };
         cover(&mut self.coverage, core, &event);
@@ -419,13 +283,17 @@ impl World {
         if let Some(deadline) = deadline {
             self.tick_coordinator_at(deadline.0.max(self.now_ms));
         }
+        self.maybe_compact();
+        if self.random.chance(self.swarm.space) {
+            self.coordinator_later(0, CoordinatorStep::Space { low: true });
+        }
         self.maybe_freeze(Node::Coordinator);
     }
 
     fn tick_coordinator_at(&mut self, at_ms: u64) {
         if self.coordinator.tick_at_ms.is_none_or(|earlier| at_ms < earlier) {
             self.coordinator.tick_at_ms = Some(at_ms);
-            self.coordinator_later(at_ms.saturating_sub(self.now_ms), CoordinatorStep::Tick);
+            self.coordinator_later(at_ms - self.now_ms, CoordinatorStep::Tick);
         }
     }
 
@@ -433,12 +301,10 @@ impl World {
         self.trace.line(|| format!("    coordinator: {action:?}"));
         match action {
             Action::Append { lsn, record, force } => {
+                let record = self.spoil(record);
                 self.fact(&Fact::Handed(&record));
-                self.coordinator.log.queued.push((lsn, record, force));
-                self.flush_soon();
+                self.append(lsn, record, force);
             }
-            // Nobody asks for a compaction.
-            Action::Drop { .. } => {}
             Action::Send { to, branch, message } => {
                 let fact = match &message {
                     Message::Prepare => None,
@@ -455,6 +321,10 @@ impl World {
                 }
             }
             Action::Reply { to, response } => self.reply(to, response),
+            Action::Drop { below } => {
+                self.coordinator.compaction = None;
+                self.drop_below(below);
+            }
         }
     }
 
@@ -535,8 +405,10 @@ fn cover(coverage: &mut Coverage, core: &Coordinator, event: &Event) {
             | Request::Rollback { gtrid }
             | Request::Resolve { gtrid, .. } => gtrid,
             Request::Inquire { branch, .. } => &branch.gtrid,
-            Request::Begin { .. } | Request::Compact { .. } | Request::Storage { .. } => return,
-            Request::Attach { .. } => return cover_all(coverage, core, event),
+            Request::Begin { .. } => return,
+            Request::Attach { .. } | Request::Compact { .. } | Request::Storage { .. } => {
+                return cover_all(coverage, core, event);
+            }
         },
         Event::Flushed { .. } | Event::Ticked => return cover_all(coverage, core, event),
     };

@@ -7,7 +7,7 @@ use unanimous_core::message::{Answer, Done, Request, Vote};
 use unanimous_core::participant::{self, Order};
 use unanimous_core::{BranchResult, Decision, Event};
 
-const COORDINATOR_EVENTS: [&str; 17] = [
+const COORDINATOR_EVENTS: [&str; 19] = [
     "enlist",
     "commit",
     "rollback",
@@ -25,6 +25,8 @@ const COORDINATOR_EVENTS: [&str; 17] = [
     "flushed",
     "ticked",
     "attached",
+    "compacted",
+    "space_changed",
 ];
 const COORDINATOR_STATES: [&str; 9] = [
     "none",
@@ -127,15 +129,15 @@ impl Coverage {
 fn coordinator_event(event: &Event) -> Option<usize> {
     Some(match event {
         Event::Requested { request, .. } => match request {
-            Request::Begin { .. } | Request::Compact { .. } | Request::Storage { .. } => {
-                return None;
-            }
+            Request::Begin { .. } => return None,
             Request::Enlist(_) => 0,
             Request::Commit { .. } => 1,
             Request::Rollback { .. } => 2,
             Request::Resolve { .. } => 3,
             Request::Inquire { .. } => 4,
             Request::Attach { .. } => 16,
+            Request::Compact { .. } => 17,
+            Request::Storage { .. } => 18,
         },
         Event::Answered { answer, .. } => match answer {
             Answer::Voted(Vote::Commit { .. }) => 5,

@@ -79,7 +79,11 @@ impl World {
         for participant in &mut self.participants {
             participant.frozen_until_ms = 0;
         }
+        // Without space what is decided must end all the same.
+        self.stays_low = self.swarm.space > 0 && self.random.chance(300);
+        let low = self.stays_low;
         let swarm = &mut self.swarm;
+        swarm.space = 0;
         for rate in [
             &mut swarm.lose,
             &mut swarm.double,
@@ -93,8 +97,10 @@ impl World {
             &mut swarm.kill_client,
             &mut swarm.cut_link,
             &mut swarm.decides_alone,
+            &mut swarm.compact,
         ] {
             *rate = 0;
         }
+        self.space(low);
     }
 }

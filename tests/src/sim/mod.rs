@@ -12,8 +12,9 @@
 //!  Schedule                 counts, hash of the trace, the invariant that broke
 //! ```
 //!
-//! Reading order: `swarm` (what a seed draws), `world` (the loop), `coordinator`, `participant` and
-//! `bank`, `client` (the nodes), `network`, `disk`, `faults`, [`run`] (many seeds on many threads).
+//! Reading order: `swarm` (what a seed draws), `world` (the loop), `coordinator` with its `log` and
+//! `compaction`, `participant` and `bank`, `client` (the nodes), `network`, `disk`, `faults`,
+//! [`run`] (many seeds on many threads).
 //!
 //! What it is *not*: it simulates neither gRPC nor the log's store, and no scheduler inside a
 //! process. Those are tried with real processes.
@@ -23,10 +24,12 @@
 
 mod bank;
 mod client;
+mod compaction;
 mod coordinator;
 mod coverage;
 mod disk;
 mod faults;
+mod log;
 mod network;
 mod participant;
 mod queue;

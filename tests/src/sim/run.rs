@@ -64,6 +64,8 @@ pub struct Totals {
     pub rolled_back: u64,
     /// Branches that their operators ended.
     pub decided_alone: u64,
+    /// Times that older frames of a log were dropped.
+    pub drops: u64,
     /// Schedules that broke an invariant.
     pub failures: u64,
     /// The first of them, in the order of seeds.
@@ -123,6 +125,7 @@ impl Share {
         totals.committed += schedule.committed;
         totals.rolled_back += schedule.rolled_back;
         totals.decided_alone += schedule.decided_alone;
+        totals.drops += schedule.drops;
         totals.trace_hash ^= schedule.trace_hash;
         self.coverage.add(coverage);
         if let Some(violation) = schedule.violation {
@@ -141,6 +144,7 @@ impl Share {
         totals.committed += more.committed;
         totals.rolled_back += more.rolled_back;
         totals.decided_alone += more.decided_alone;
+        totals.drops += more.drops;
         totals.trace_hash ^= more.trace_hash;
         self.coverage.add(&other.coverage);
         self.failures.extend(other.failures);
@@ -202,6 +206,7 @@ fn totals(mut share: Share, seconds: f64, threads: usize) -> Totals {
         committed: share.totals.committed,
         rolled_back: share.totals.rolled_back,
         decided_alone: share.totals.decided_alone,
+        drops: share.totals.drops,
         failures: share.failures.len() as u64,
         first_failures: share
             .failures

@@ -40,6 +40,18 @@ pub enum Mistake {
     RestartForgetsPrepared,
     /// A branch that was undone while its session was away takes up work again.
     UndoneBranchJoins,
+    /// Frames are dropped before the records that carry on what was in them are durable.
+    DropsBeforeCarried,
+    /// One frame more is dropped than the core says.
+    DropsOneFrameTooMany,
+    /// Frames are removed before the chain's new start is durable.
+    RemovesBeforeStart,
+    /// A step of a compaction leaves out what it should have carried.
+    CompactionSkipsItem,
+    /// An outcome is carried without its branches.
+    OutcomeWithoutBranches,
+    /// A transaction is carried as its Commit record was, without what has come since.
+    CarriedWithoutResults,
 }
 
 /// Everything a seed decides beforehand. Rates are per mille; times are milliseconds.
@@ -105,6 +117,10 @@ pub struct Swarm {
     pub fail_work: u64,
     /// A branch does not change anything.
     pub read_only: u64,
+    /// A compaction of the log begins, per event of the coordinator.
+    pub compact: u64,
+    /// The log's space becomes low for a while, per event of the coordinator.
+    pub space: u64,
     /// Evidence goes with votes.
     pub evidence: bool,
     /// Deaths in one schedule, at most.
@@ -138,6 +154,8 @@ impl Swarm {
         let kill_client = rate(300, &[20, 80]);
         let decides_alone = rate(120, &[100, 400]);
         let fail_work = rate(300, &[30, 100]);
+        let compact = rate(700, &[5, 20, 100, 300]);
+        let space = rate(150, &[5, 30]);
         let mut limits = draw_limits(random, faultless);
         if decides_alone > 0 {
             // Heuristic transactions stay in the table until a person resolves them.
@@ -180,6 +198,8 @@ impl Swarm {
             early_vote: random.pick(&[0, 0, 0, 500, 1_000]),
             fail_work,
             read_only: random.pick(&[0, 100, 300]),
+            compact,
+            space,
             evidence: random.chance(300),
             deaths_max: random.pick(&[1, 2, 3, 5]),
             safety_ms: random.pick(&[3_000, 10_000]),
@@ -213,6 +233,10 @@ fn draw_limits(random: &mut Random, faultless: bool) -> Limits {
         limits.branches_max = random.pick(&[2, 64, 64, 64]);
         limits.outcomes_max = random.pick(&[1, 3, 200_000, 200_000]);
         limits.exceptions_max = random.pick(&[0, 1, 64, 64]);
+        limits.outcome_retention_ms = random.pick(&[30, 500, 3_000, 600_000, 600_000]);
+        limits.redrive_window = random.pick(&[1, 1, 2, 256]);
+        limits.ticks_max = random.pick(&[1, 2, 1_000]);
+        limits.participants_max = random.pick(&[1, 10_000, 10_000, 10_000]);
     }
     limits
 }

@@ -58,6 +58,8 @@ pub struct Schedule {
     pub rolled_back: u64,
     /// Branches that their operators ended.
     pub decided_alone: u64,
+    /// Times that older frames of the log were dropped.
+    pub drops: u64,
     /// Participants in this schedule.
     pub participants: u64,
     /// Equal for equal schedules.
@@ -86,8 +88,12 @@ pub(super) struct World {
     pub(super) violation: Option<Violation>,
     pub(super) deaths: u32,
     pub(super) power_losses: u64,
+    /// Times that the log's start has moved.
+    pub(super) drops: u64,
     /// Faults have stopped.
     pub(super) healed: bool,
+    /// The log's space is low from then on.
+    pub(super) stays_low: bool,
 }
 
 impl World {
@@ -115,7 +121,9 @@ impl World {
             violation: None,
             deaths: 0,
             power_losses: 0,
+            drops: 0,
             healed: false,
+            stays_low: false,
             swarm,
         };
         let drawn = world.swarm.clone();
@@ -251,6 +259,9 @@ impl World {
         let mut unfinished = Vec::new();
         match &self.coordinator.core {
             None => unfinished.push("the coordinator is down".to_owned()),
+            Some(_) if self.coordinator.compaction.is_some() => {
+                unfinished.push(format!("{:?} is not over", self.coordinator.compaction));
+            }
             Some(core) => unfinished.extend(
                 core.transactions(None)
                     .filter(|(_, transaction)| transaction.state() != State::Heuristic)
@@ -285,6 +296,7 @@ impl World {
             committed: transactions.iter().filter(|t| t.committed()).count() as u64,
             rolled_back: transactions.iter().filter(told_rolled_back).count() as u64,
             decided_alone: alone.count() as u64,
+            drops: self.drops,
             participants: self.participants.len() as u64,
             step,
             violation: self.violation,
