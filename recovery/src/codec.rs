@@ -4,6 +4,7 @@
 //! configuration. A tag's fields never change: a new shape is a new tag.
 
 use crate::frame::RECORD_BYTES_MAX;
+use crate::packed::Packed;
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::error::DecodeError;
 use serde::Serialize;
@@ -76,7 +77,9 @@ pub fn encode_record(record: &Record) -> Vec<u8> {
         Record::Carried { gtrid, name, decision, heuristic, branches, matched } => {
             fields(tag::CARRIED, encode(&(gtrid, name, decision, heuristic, branches, matched)))
         }
-        Record::CarriedOutcomes { committed } => fields(tag::CARRIED_OUTCOMES, encode(committed)),
+        Record::CarriedOutcomes { committed } => {
+            fields(tag::CARRIED_OUTCOMES, encode(&Packed::pack(committed)))
+        }
         Record::Forgotten { gtrid, bqual } => fields(tag::FORGOTTEN, encode(&(gtrid, bqual))),
         Record::Participant { name, resources } => {
             fields(tag::PARTICIPANT, encode(&(name, resources)))
@@ -113,7 +116,11 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record, CodecError> {
             let (gtrid, name, decision, heuristic, branches, matched) = decode(fields)?;
             Record::Carried { gtrid, name, decision, heuristic, branches, matched }
         }
-        tag::CARRIED_OUTCOMES => Record::CarriedOutcomes { committed: decode(fields)? },
+        tag::CARRIED_OUTCOMES => {
+            let committed = decode::<Packed>(fields)?.unpack();
+            let bad = || CodecError::Malformed("an outcome names no branch of its own".to_owned());
+            Record::CarriedOutcomes { committed: committed.ok_or_else(bad)? }
+        }
         tag::FORGOTTEN => {
             let (gtrid, bqual) = decode(fields)?;
             Record::Forgotten { gtrid, bqual }

@@ -32,6 +32,7 @@ mod identity;
 pub mod inspect;
 pub mod museum;
 pub mod open;
+mod packed;
 mod retained;
 mod sled_store;
 pub mod space;

@@ -90,7 +90,7 @@ impl Default for Config {
             calls_max: 400_000,
             message_bytes_max: 4 << 20,
             log_queue_bytes_max: 64 << 20,
-            log_bytes_compact: 8 << 20,
+            log_bytes_compact: 4 << 20,
             log_slow_ms: 1_000,
             orphans_max: 1_000,
             queries_queue: 64,

@@ -13,7 +13,7 @@ use crate::{Action, Lsn};
 use std::collections::BTreeSet;
 
 /// Branches in one record of outcomes: a record stays far below the longest.
-const OUTCOME_BRANCHES_MAX: usize = 512;
+const OUTCOME_BRANCHES_MAX: usize = 1_024;
 
 /// Something that the log keeps.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
