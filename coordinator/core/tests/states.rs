@@ -12,7 +12,7 @@ use unanimous_core::id::{LogId, Owner};
 use unanimous_core::message::{Answer, Done, Event, Verdict, Vote, Wait};
 use unanimous_core::outcome::{BranchResult, Decision};
 use unanimous_core::participant::{
-    Action, Event as Did, Order, Participant, Returned, State as BranchState, Times,
+    Action, Call, Event as Did, Order, Participant, Returned, State as BranchState, Times,
 };
 use unanimous_core::{Bqual, BranchId, FrameNumber, Gtrid, Millis};
 
@@ -368,4 +368,21 @@ fn regression_a_life_that_only_asks_for_patience_raises_no_fence() {
     }
     participant.handle(Millis(0), told(commit_order()));
     assert_eq!(participant.state(&id()), Some(BranchState::Committing));
+}
+
+/// Found by the simulator: with two processes the one that was told had not reported, and said
+/// forgotten for a resource that still kept the record.
+#[test]
+fn regression_a_forget_of_an_unknown_branch_reaches_the_resource() {
+    let mut participant = branch_in("none");
+    participant.handle(Millis(0), told(Order::Forget));
+    let call = participant.poll();
+    assert!(matches!(call, Some(Action::Call { call: Call::Forget, .. })), "{call:?}");
+    assert_eq!(participant.poll(), None, "not before the resource has answered");
+    participant.handle(Millis(0), did(Done::Forgotten));
+    let done = Some(Action::Send {
+        branch: id(),
+        answer: Answer::Acknowledged { done: Done::Forgotten, detail: String::new() },
+    });
+    assert_eq!((participant.poll(), participant.branches_len()), (done, 0));
 }

@@ -304,3 +304,13 @@ fn regression_a_late_hazard_about_an_ended_transaction_invents_nothing() {
     s.acknowledges(1, Done::Heuristic(BranchResult::Hazard), "no such branch");
     s.check("regression_late_hazard");
 }
+
+/// Found by the simulator: the Heuristic record did not name the branch, and it was told to forget.
+#[test]
+fn regression_what_ends_alone_after_a_vote_for_rollback_is_on_record() {
+    let mut s = Script::new("Its operator had committed it; another process voted rollback.");
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.votes_rollback(1, "its operator has ended it");
+    s.acknowledges(1, Done::Heuristic(BranchResult::Committed), "by hand").done(2).flushed();
+    s.check("regression_after_no");
+}

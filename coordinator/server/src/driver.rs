@@ -429,8 +429,12 @@ impl Driver {
             | Record::Forgotten { .. }
             | Record::Participant { .. } => {}
         }
+        let bytes = codec::encode_record(record);
+        if matches!(record, Record::Carried { .. } | Record::CarriedOutcomes { .. }) {
+            self.upkeep.carried_bytes += bytes.len() as u64;
+        }
         self.upkeep.appended = lsn;
-        self.appends.push((lsn, codec::encode_record(record), force));
+        self.appends.push((lsn, bytes, force));
     }
 
     /// Hands the batch's records to the log together, so that they become one group.

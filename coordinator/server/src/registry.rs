@@ -142,7 +142,8 @@ impl Registry {
     }
 
     /// Queues a message for the route's instance, or, unless it is for that one only, any other
-    /// session that reaches the resource.
+    /// session that reaches the resource. A forget goes to all that reach it: each may hold the
+    /// heuristic result in memory and report it for ever.
     pub(crate) fn deliver(
         &mut self,
         now: Millis,
@@ -152,12 +153,20 @@ impl Registry {
     ) -> Offered {
         let Some(sessions) = self.connected.get_mut(&to.participant) else { return Offered::Gone };
         let reaches = |session: &Connected| session.resources.contains(&to.resource);
+        let mark = (self.mark_version, self.mark.as_ref());
+        if message == Message::Forget {
+            let mut offered = Offered::Gone;
+            for session in sessions.iter_mut().filter(|session| reaches(session)) {
+                let body = convert::message(branch, Message::Forget);
+                offered = tell(session, now, self.owner.epoch, mark, Some(body));
+            }
+            return offered;
+        }
         let holder = sessions
             .iter()
             .position(|session| Some(session.instance) == to.instance && reaches(session));
         let other = || sessions.iter().position(reaches).filter(|_| !to.holder_only);
         let Some(at) = holder.or_else(other) else { return Offered::Gone };
-        let mark = (self.mark_version, self.mark.as_ref());
         let body = convert::message(branch, message);
         tell(&mut sessions[at], now, self.owner.epoch, mark, Some(body))
     }

@@ -25,8 +25,10 @@ pub(crate) struct Upkeep {
     slow_ms: Option<u64>,
     space_low: bool,
     compaction: Option<Compaction>,
-    /// Frame bytes that were live at the end of the last one.
+    /// Bytes of the records that the last one moved: what was live.
     live_bytes: u64,
+    /// The same of the one under way.
+    pub(crate) carried_bytes: u64,
     pub(crate) compactions: u64,
 }
 
@@ -34,8 +36,6 @@ pub(crate) struct Upkeep {
 #[derive(Debug)]
 struct Compaction {
     upto: Lsn,
-    /// Frame bytes that the log kept when it began.
-    begun_bytes: u64,
     /// The last record of the last step: the next step follows when it is durable.
     step: Lsn,
 }
@@ -92,9 +92,8 @@ impl Driver {
             None if stats.dropping || stats.retained_bytes <= bytes_max => return,
             None => {
                 tracing::debug!(upto = durable.0, bytes = stats.retained_bytes, "compacting");
-                let begun_bytes = stats.retained_bytes;
-                let compaction = Compaction { upto: durable, begun_bytes, step: appended };
-                self.upkeep.compaction = Some(compaction);
+                self.upkeep.compaction = Some(Compaction { upto: durable, step: appended });
+                self.upkeep.carried_bytes = 0;
                 durable
             }
         };
@@ -110,9 +109,8 @@ impl Driver {
     pub(crate) fn drop_below(&mut self, below: Lsn) {
         crash_point("serve.compact.before_drop");
         self.writer.drop_below(below);
-        let Some(compaction) = self.upkeep.compaction.take() else { return };
-        let stats = self.writer.stats();
-        self.upkeep.live_bytes = stats.retained_bytes.saturating_sub(compaction.begun_bytes);
+        self.upkeep.compaction = None;
+        self.upkeep.live_bytes = self.upkeep.carried_bytes;
         self.upkeep.compactions += 1;
         let live_bytes = self.upkeep.live_bytes;
         tracing::debug!(below = below.0, live_bytes, "compacted: older frames go");

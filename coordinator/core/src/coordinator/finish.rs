@@ -35,6 +35,9 @@ impl Coordinator {
                         branch.detail = cut(detail, DETAIL_BYTES_MAX).to_owned();
                     }
                     Reading::Alone(result) => {
+                        // Whatever it voted, or another process of its participant did: it was
+                        // prepared, and its end belongs on record.
+                        branch.ballot = Ballot::Commit;
                         branch.result = Some(result);
                         branch.detail = cut(detail, DETAIL_BYTES_MAX).to_owned();
                         branch.forget_pending = true;

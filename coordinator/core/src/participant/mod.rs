@@ -345,7 +345,11 @@ impl Participant {
         let busy = |branch: &Branch| branch.running.is_some() || branch.again.is_some();
         match self.branches.get(&id).map(|branch| (branch.state, busy(branch))) {
             Some((State::Heuristic(_), false)) => self.call(id, Call::Forget),
-            None => self.acknowledge(id, Done::Forgotten, String::new()),
+            // Unknown here, perhaps not to the resource: another process reported it.
+            None => {
+                self.branches.insert(id, Branch::new(State::Heuristic(BranchResult::Hazard)));
+                self.call(id, Call::Forget);
+            }
             // After a restart it does not know yet that the branch ended alone, and the resource
             // still does: it finds out, reports again and is told again.
             Some(_) => {}
