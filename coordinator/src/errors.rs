@@ -167,6 +167,12 @@ impl Failure {
                 make(Exit::NotConfirmed, "LOG_MOVED", what, moved)
                     .or(format!("unanimous serve --data-dir {shown} --copied"))
             }
+            ErrorClass::PairIncomplete => {
+                let what = "one of the log's two directories is missing";
+                let next = format!("unanimous serve --data-dir {shown} --second-dir DIR --rebuild");
+                make(Exit::NotConfirmed, "LOG_PAIR_INCOMPLETE", what, next)
+                    .or(format!("unanimous serve --data-dir {shown} --degraded"))
+            }
             ErrorClass::Damaged => {
                 make(Exit::LogDamaged, "LOG_DAMAGED", "the log is damaged", verify)
             }
@@ -234,6 +240,7 @@ mod tests {
             (ErrorClass::Foreign, Exit::Refused),
             (ErrorClass::NewerFormat, Exit::Refused),
             (ErrorClass::MovedOrCopied, Exit::NotConfirmed),
+            (ErrorClass::PairIncomplete, Exit::NotConfirmed),
             (ErrorClass::Damaged, Exit::LogDamaged),
             (ErrorClass::Io, Exit::Failed),
         ];

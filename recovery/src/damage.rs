@@ -58,6 +58,10 @@ pub enum Found {
     EndsAtWitness,
     /// Whole frames follow the witnessed one.
     FramesBeyondWitness,
+    /// The directory is one of a pair, and the other one is not there or not named.
+    OneOfPair,
+    /// The two directories of a pair hold two different logs.
+    Diverged,
     /// The operating system did not let a file be read.
     ReadFailed,
 }
@@ -86,6 +90,8 @@ pub enum ErrorClass {
     NewerFormat,
     /// The directory is not where it was made.
     MovedOrCopied,
+    /// One directory of a pair is missing.
+    PairIncomplete,
     /// What was written is not what is there.
     Damaged,
     /// The operating system refused.
@@ -107,7 +113,9 @@ pub struct Row {
 
 /// Every kind of finding with its meaning.
 pub const TABLE: &[Row] = {
-    use ErrorClass::{Damaged, Foreign, Io, MovedOrCopied, NewerFormat, NotInitialised};
+    use ErrorClass::{
+        Damaged, Foreign, Io, MovedOrCopied, NewerFormat, NotInitialised, PairIncomplete,
+    };
     use Verdict::{Counted, Normal, Refuse};
     const fn row(found: Found, clean: Verdict, kill: Verdict, words: &'static str) -> Row {
         Row { found, after_clean_stop: clean, after_kill: kill, words }
@@ -148,6 +156,8 @@ pub const TABLE: &[Row] = {
             Counted,
             "frames follow the witness of a clean stop",
         ),
+        always(Found::OneOfPair, PairIncomplete, "the log is in two directories, one is not here"),
+        always(Found::Diverged, Damaged, "the two directories hold two different logs"),
         always(Found::ReadFailed, Io, "a file cannot be read"),
     ]
 };
@@ -243,6 +253,11 @@ impl std::fmt::Display for Refusal {
                 f,
                 "; `--moved` if nothing else will ever run on the original, `--copied` otherwise"
             ),
+            ErrorClass::PairIncomplete => write!(
+                f,
+                "; name both directories; `--rebuild` makes a missing one anew, `--degraded` goes \
+                 on without it"
+            ),
             ErrorClass::NewerFormat => write!(f, "; nothing was changed, use the newer version"),
             ErrorClass::Foreign => write!(f, "; nothing was changed, name another directory"),
             _ => write!(f, "; nothing was changed, run `unanimous log verify --data-dir {dir}`"),
@@ -305,6 +320,33 @@ impl OpenError {
             Self::Refused(refusal) => Some(refusal.found),
             Self::InUse(_) | Self::NoSpace { .. } | Self::Io { .. } => None,
         }
+    }
+
+    /// Whether a directory of a pair with this error is made anew from the other one: what was
+    /// written is not there or cannot be read. Not what the operator or another disk can mend.
+    pub(crate) fn is_damage(&self) -> bool {
+        use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        match self {
+            Self::InUse(_) | Self::NoSpace { .. } => false,
+            Self::Refused(refusal) => {
+                matches!(refusal.class, ErrorClass::Damaged | ErrorClass::Io)
+            }
+            Self::Io { kind, .. } => {
+                !matches!(kind, PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+            }
+        }
+    }
+
+    /// The same, naming what is wrong with the other directory of the pair.
+    pub(crate) fn with_other(mut self, other: &Self) -> Self {
+        let text = match &mut self {
+            Self::Refused(refusal) => &mut refusal.detail,
+            Self::Io { error, .. } => error,
+            Self::InUse(_) | Self::NoSpace { .. } => return self,
+        };
+        let separator = if text.is_empty() { "" } else { ", " };
+        *text = format!("{text}{separator}and the other one: {other}");
+        self
     }
 
     /// Makes `map_err` arguments: what was being done to which path.

@@ -1,8 +1,8 @@
 //! Whose log a directory holds, and where it was made: the file `identity`.
 //!
 //! 128 bytes, little endian: magic 8, format version u16, kind length u8, kind 13, cluster u32,
-//! slot u16, incarnation u32, file system u64, inode u64, zeros, crc32c u32. Every later version
-//! keeps magic and version in front and the checksum at the end.
+//! slot u16, incarnation u32, file system u64, inode u64, pair u8, zeros, crc32c u32. Every
+//! later version keeps magic and version in front and the checksum at the end.
 
 use crate::damage::{At, Finding, Found, OpenError};
 use crate::files;
@@ -58,6 +58,8 @@ pub(crate) struct Identity {
     pub(crate) kind: LogKind,
     pub(crate) id: LogId,
     pub(crate) place: Place,
+    /// The same log is in a second directory.
+    pub(crate) pair: bool,
 }
 
 impl Identity {
@@ -73,6 +75,7 @@ impl Identity {
         out.extend(self.id.incarnation.to_le_bytes());
         out.extend(self.place.file_system.to_le_bytes());
         out.extend(self.place.inode.to_le_bytes());
+        out.push(u8::from(self.pair));
         out.resize(BYTES - 4, 0);
         out.extend(crc32c::crc32c(&out).to_le_bytes());
         out
@@ -124,7 +127,7 @@ impl Identity {
             incarnation: u32_at(&bytes, 30),
         };
         let place = Place { file_system: u64_at(&bytes, 34), inode: u64_at(&bytes, 42) };
-        Ok(Self { kind, id, place })
+        Ok(Self { kind, id, place, pair: bytes[50] == 1 })
     }
 
     /// Refuses a log of another kind than wanted.

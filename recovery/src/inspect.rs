@@ -6,10 +6,9 @@ use crate::codec::{self, CodecError};
 use crate::damage::{At, Finding, Found, OpenError};
 use crate::files::{self, Scratch};
 use crate::frame::Frame;
+use crate::home::{DirLock, check_log_is_there, check_witness_id, log_dir};
 use crate::identity::{self, Identity, LogKind, Place};
-use crate::open::{
-    DirLock, StoredRecord, check_log_is_there, check_witness_id, log_dir, stored_records,
-};
+use crate::open::{StoredRecord, stored_records};
 use crate::volumes::Volumes;
 use crate::witness::Witness;
 use std::path::Path;

@@ -52,6 +52,11 @@ impl Retained {
         self.remains = true;
     }
 
+    /// The same frames in a second store: what remains there goes, too.
+    pub(crate) fn join(&mut self, other: &Self) {
+        self.remains |= other.remains;
+    }
+
     pub(crate) fn raise_floor(&mut self, lsn: u64) {
         self.floor_lsn = self.floor_lsn.max(lsn);
     }

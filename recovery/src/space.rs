@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  free >= free_bytes_min, reserve whole   ample
-//!  else                                    low: the owner takes no new work, what is decided goes on
+//!  else                                    low: no new work, what is decided goes on
 //!  free < WRITE_BYTES_MAX                  the reserve is shortened until one write has room
 //!  and the reserve is used up              nothing is written until there is room
 //! ```
@@ -168,6 +168,63 @@ impl SpaceWatch {
     }
 }
 
+/// The room of a log's directories: it has what the worst of them has.
+#[derive(Debug)]
+pub(crate) struct Spaces {
+    watches: Vec<SpaceWatch>,
+    seen: SpaceSeen,
+}
+
+impl Spaces {
+    pub(crate) fn new(watches: Vec<SpaceWatch>) -> Self {
+        let mut spaces = Self { watches, seen: SpaceSeen::default() };
+        spaces.sum_up(&[true; 2]);
+        spaces
+    }
+
+    pub(crate) fn seen(&self) -> SpaceSeen {
+        self.seen
+    }
+
+    /// Looks at the directories that are `used`.
+    pub(crate) fn check(&mut self, used: &[bool; 2]) -> io::Result<()> {
+        self.each(used, SpaceWatch::check)
+    }
+
+    /// Makes room for one write in each.
+    pub(crate) fn make_room(&mut self, used: &[bool; 2]) -> io::Result<()> {
+        self.each(used, SpaceWatch::make_room)
+    }
+
+    /// Of a pair, one that cannot be looked at is the store's to fail: its next write will.
+    fn each(
+        &mut self,
+        used: &[bool; 2],
+        look: impl Fn(&mut SpaceWatch) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let alone = self.watches.len() == 1;
+        for (watch, _) in self.watches.iter_mut().zip(used).filter(|(_, used)| **used) {
+            match look(watch) {
+                Err(error) if alone => return Err(error),
+                _ => {}
+            }
+        }
+        self.sum_up(used);
+        Ok(())
+    }
+
+    fn sum_up(&mut self, used: &[bool; 2]) {
+        let seen = self.watches.iter().zip(used).filter(|(_, used)| **used);
+        let worst = |a: SpaceSeen, b: SpaceSeen| SpaceSeen {
+            free_bytes: a.free_bytes.min(b.free_bytes),
+            reserve_bytes: a.reserve_bytes.min(b.reserve_bytes),
+            low: a.low || b.low,
+            full: a.full || b.full,
+        };
+        self.seen = seen.map(|(watch, _)| watch.seen()).reduce(worst).unwrap_or_default();
+    }
+}
+
 /// Makes the bytes from `from` up to `to` the file's own; durable on `Ok`.
 fn allocate(file: &File, from: u64, to: u64) -> io::Result<()> {
     match rustix::fs::fallocate(file, FallocateFlags::empty(), from, to - from) {
@@ -202,23 +259,28 @@ pub(crate) fn make_room_for_copy(
     log: &Path,
     remove_leftovers: impl FnOnce() -> Result<(), OpenError>,
 ) -> Result<(), OpenError> {
-    let needed_bytes = files::tree_bytes(log)? + OPEN_BYTES;
-    let free = || {
-        let statvfs = rustix::fs::statvfs(dir)
-            .map_err(|errno| OpenError::io("reading the file system of", dir)(errno.into()))?;
-        Ok(statvfs.f_bavail.saturating_mul(statvfs.f_frsize))
-    };
-    if free()? < needed_bytes {
+    if !has_room_for_copy(dir, log)? {
         remove_reserve(dir)?;
     }
-    if free()? < needed_bytes {
+    if !has_room_for_copy(dir, log)? {
         remove_leftovers()?;
     }
-    let free_bytes = free()?;
-    if free_bytes >= needed_bytes {
+    if has_room_for_copy(dir, log)? {
         return Ok(());
     }
-    Err(OpenError::NoSpace { dir: dir.to_owned(), needed_bytes, free_bytes })
+    let needed_bytes = files::tree_bytes(log)? + OPEN_BYTES;
+    Err(OpenError::NoSpace { dir: dir.to_owned(), needed_bytes, free_bytes: free_bytes(dir)? })
+}
+
+/// Whether a copy of `log` has room in `dir`.
+pub(crate) fn has_room_for_copy(dir: &Path, log: &Path) -> Result<bool, OpenError> {
+    Ok(free_bytes(dir)? >= files::tree_bytes(log)? + OPEN_BYTES)
+}
+
+fn free_bytes(dir: &Path) -> Result<u64, OpenError> {
+    let statvfs = rustix::fs::statvfs(dir)
+        .map_err(|errno| OpenError::io("reading the file system of", dir)(errno.into()))?;
+    Ok(statvfs.f_bavail.saturating_mul(statvfs.f_frsize))
 }
 
 #[cfg(test)]

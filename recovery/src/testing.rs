@@ -19,6 +19,8 @@ pub(crate) const COORDINATOR: OpenOptions = OpenOptions {
     moved: false,
     copied: false,
     space: Space::OFF,
+    degraded: false,
+    rebuild: false,
 };
 pub(crate) const MOVED: OpenOptions = OpenOptions { init: false, moved: true, ..COORDINATOR };
 
@@ -79,7 +81,7 @@ pub(crate) fn tree(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
 
 /// Changes the newest volume of a stopped log behind the log's back.
 pub(crate) fn edit_store(dir: &Path, edit: impl FnOnce(&mut SledStore)) {
-    let log = crate::open::log_dir(dir, Witness::read(dir).unwrap().generation);
+    let log = crate::home::log_dir(dir, Witness::read(dir).unwrap().generation);
     let (_, newest) = crate::volumes::list(&log).unwrap().pop().unwrap();
     let mut store = SledStore::open(&newest).unwrap();
     edit(&mut store);

@@ -3,7 +3,7 @@
 //! Two slots of 4096 bytes each (no disk tears both with one write), written in turn and synced;
 //! the valid one with the highest sequence counts. It also names the generation that is the log, so
 //! that writing it is the commit point of an open. Little endian: magic 8, format version u16,
-//! clean u8, zero u8, sequence u64, cluster u32, slot u16, incarnation u32, generation u64, frame
+//! clean u8, alone u8, sequence u64, cluster u32, slot u16, incarnation u32, generation u64, frame
 //! number u64, frame crc u32, zeros, crc32c u32 at the end of the slot.
 
 use crate::damage::{At, Finding, Found, OpenError};
@@ -27,6 +27,8 @@ pub(crate) struct Witness {
     pub(crate) frame: u64,
     pub(crate) frame_crc: u32,
     pub(crate) clean: bool,
+    /// Of a pair: the other directory was given up, whatever its frames say.
+    pub(crate) alone: bool,
 }
 
 enum Slot {
@@ -39,7 +41,7 @@ impl Witness {
     fn encode(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         out.extend(VERSION.to_le_bytes());
-        out.extend([u8::from(self.clean), 0]);
+        out.extend([u8::from(self.clean), u8::from(self.alone)]);
         out.extend(self.sequence.to_le_bytes());
         out.extend(self.id.cluster.to_le_bytes());
         out.extend(self.id.slot.to_le_bytes());
@@ -63,6 +65,7 @@ impl Witness {
         }
         Slot::Valid(Self {
             clean: bytes[10] == 1,
+            alone: bytes[11] == 1,
             sequence: u64_at(bytes, 12),
             id: LogId {
                 cluster: u32_at(bytes, 20),
@@ -154,7 +157,8 @@ mod tests {
     const ID: LogId = LogId { cluster: 1, slot: 2, incarnation: 3 };
 
     fn witness(frame: u64) -> Witness {
-        Witness { sequence: 0, id: ID, generation: 4, frame, frame_crc: 5, clean: false }
+        let (frame_crc, clean, alone) = (5, false, true);
+        Witness { sequence: 0, id: ID, generation: 4, frame, frame_crc, clean, alone }
     }
 
     #[test]

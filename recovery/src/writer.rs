@@ -1,4 +1,4 @@
-//! Group commit: one thread owns the store and writes what is queued as one frame.
+//! Group commit: one thread owns the stores and writes what is queued as one frame.
 //!
 //! A failed write or sync ends the log: no further write, no retry (after a failed sync a later one
 //! proves nothing), nothing more is told as flushed, and the owner hears of it once, to end the
@@ -8,14 +8,14 @@ use crate::chain::Chain;
 use crate::crash_point::crash_point;
 use crate::damage::OpenError;
 use crate::frame::RECORD_BYTES_MAX;
-use crate::open::{DirLock, Home, OpenedLog};
+use crate::home::{DirLock, Leg};
+use crate::open::{DirectoryReport, OpenedLog};
+use crate::pair::legs::{Directories, Legs, Witnesses};
 use crate::retained::Retained;
-use crate::space::SpaceSeen;
-use crate::store::FrameStore;
-use crate::witness::{Witness, WitnessFile};
+use crate::space::{SpaceSeen, Spaces};
 use log_thread::LogThread;
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -68,7 +68,7 @@ pub struct Stats {
     pub frames: u64,
     /// Records written since the open.
     pub records: u64,
-    /// Bytes that the store occupies.
+    /// Bytes that the store occupies; of a pair, both.
     pub bytes_on_disk: u64,
     /// Records submitted and not yet flushed.
     pub queued_records: u64,
@@ -82,8 +82,8 @@ pub struct Stats {
     pub retained_bytes: u64,
     /// Frames that are not needed any more are still to be dropped.
     pub dropping: bool,
-    /// What the file system has left for us, as last looked at: before every frame, and every 250 ms
-    /// while there is none. The reserve does not count.
+    /// What the file system has left for us, as last looked at: before every frame, and every
+    /// 250 ms while there is none. The reserve does not count. Of a pair, the lesser.
     pub free_bytes: u64,
     /// What there is of the reserve.
     pub reserve_bytes: u64,
@@ -169,7 +169,7 @@ struct Durable {
 
 type Shared = Arc<(Mutex<Durable>, Condvar)>;
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -184,21 +184,22 @@ pub struct Writer {
     gauges: Arc<Gauges>,
     durable: Shared,
     log: Option<JoinHandle<Option<Ended>>>,
-    witness: Option<JoinHandle<Option<WitnessFile>>>,
-    /// `None` once it was given away to the end of the process.
-    lock: Option<DirLock>,
-    dir: PathBuf,
+    witness: Option<JoinHandle<()>>,
+    witnesses: Arc<Mutex<Witnesses>>,
+    directories: Directories,
+    /// Empty once they were given away to the end of the process.
+    locks: Vec<DirLock>,
 }
 
 impl std::fmt::Debug for Writer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Writer").field("dir", &self.dir).finish_non_exhaustive()
+        f.debug_struct("Writer").field("directories", &self.directories()).finish_non_exhaustive()
     }
 }
 
 /// What the log thread leaves behind when it did not fail.
 struct Ended {
-    store: Box<dyn FrameStore>,
+    legs: Legs,
     chain: Chain,
 }
 
@@ -216,17 +217,29 @@ impl OpenedLog {
         on_flushed: impl FnMut(Flushed) + Send + 'static,
         on_failed: impl FnOnce(LogFailed) + Send + 'static,
     ) -> Result<Writer, OpenError> {
-        let Self { store, home, chain, retained, .. } = self;
-        let Home { dir, witness, lock, space, .. } = home;
+        let Self { legs, chain, retained, report, .. } = self;
+        let directories: Directories = Arc::new(Mutex::new(report.directories));
+        let (mut stores, mut files, mut locks, mut spaces) = (vec![], vec![], vec![], vec![]);
+        for Leg { store, home, first_frame } in legs {
+            stores.push((store, first_frame));
+            files.push((home.dir, home.witness));
+            locks.push(home.lock);
+            spaces.push(home.space);
+        }
+        let witnesses = Witnesses::new(files, Arc::clone(&directories));
+        let witnesses = Arc::new(Mutex::new(witnesses));
+        let legs = Legs::start(stores, Arc::clone(&witnesses))?;
+        let space = Spaces::new(spaces);
         let (commands, queue) = channel();
-        let gauges = Arc::new(Gauges::new(&chain, &retained, space.seen(), store.bytes_on_disk()));
-        let state =
-            Durable { frame: chain.last_frame(), frame_crc: chain.last_crc, ..Durable::default() };
+        let gauges = Gauges::new(&chain, &retained, space.seen(), legs.bytes_on_disk());
+        let gauges = Arc::new(gauges);
+        let (frame, frame_crc) = (chain.last_frame(), chain.last_crc);
+        let state = Durable { frame, frame_crc, ..Durable::default() };
         let durable: Shared = Arc::new((Mutex::new(state), Condvar::new()));
         let next_lsn = Mutex::new(chain.next_lsn);
 
         let log = LogThread {
-            ended: Ended { store, chain },
+            ended: Ended { legs, chain },
             retained,
             space,
             queue,
@@ -236,23 +249,32 @@ impl OpenedLog {
             durable: Arc::clone(&durable),
             on_flushed,
         };
-        let log = spawn("log", &dir, move || log.run_to_the_end(on_failed))?;
+        let log = Some(spawn("log", move || log.run_to_the_end(on_failed))?);
         let witness = {
             let (durable, commands) = (Arc::clone(&durable), commands.clone());
-            spawn("witness", &dir, move || run_witness(witness, &durable, &commands))?
+            let witnesses = Arc::clone(&witnesses);
+            Some(spawn("witness", move || run_witness(&witnesses, frame, &durable, &commands))?)
         };
-        let (log, witness, lock) = (Some(log), Some(witness), Some(lock));
-        Ok(Writer { commands, next_lsn, gauges, durable, log, witness, lock, dir })
+        Ok(Writer {
+            commands,
+            next_lsn,
+            gauges,
+            durable,
+            log,
+            witness,
+            witnesses,
+            directories,
+            locks,
+        })
     }
 }
 
-fn spawn<T: Send + 'static>(
+pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
-    dir: &Path,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> Result<JoinHandle<T>, OpenError> {
     let thread = std::thread::Builder::new().name(name.to_owned());
-    thread.spawn(run).map_err(OpenError::io("starting a thread for", dir))
+    thread.spawn(run).map_err(OpenError::io("starting the thread", Path::new(name)))
 }
 
 impl Writer {
@@ -327,41 +349,38 @@ impl Writer {
     /// failure. `on_failed` was told of the first kind only. The stop is not
     /// marked clean.
     pub fn close(mut self) -> Result<(), LogFailed> {
-        let (ended, witness) = self.end_threads();
-        let (Some(Ended { store, chain }), Some(mut witness)) = (ended, witness) else {
+        let Some(Ended { legs, chain }) = self.end_threads() else {
             return Err(LogFailed { what: "it had failed before it was closed".to_owned() });
         };
-        let closed = store.close().map_err(|error| LogFailed { what: error.to_string() });
+        legs.close().map_err(|error| LogFailed { what: error.to_string() })?;
         crash_point("close.stored");
-        let last = Witness {
-            frame: chain.last_frame(),
-            frame_crc: chain.last_crc,
-            clean: true,
-            ..*witness.last()
-        };
-        closed.and_then(|()| {
-            witness
-                .write_both(last, || crash_point("close.half"))
-                .map_err(|error| LogFailed { what: format!("writing the witness: {error}") })
-        })?;
+        locked(&self.witnesses).end(chain.last_frame(), chain.last_crc)?;
         crash_point("close.done");
         Ok(())
     }
 
-    fn end_threads(&mut self) -> (Option<Ended>, Option<WitnessFile>) {
+    /// The log's directories as they are now, in the order in which they were named.
+    #[must_use]
+    pub fn directories(&self) -> Vec<DirectoryReport> {
+        locked(&self.directories).clone()
+    }
+
+    /// `None` if the log failed.
+    fn end_threads(&mut self) -> Option<Ended> {
         let _ = self.commands.send(Command::End);
-        let ended = join(self.log.take());
+        let ended = join(self.log.take()).flatten();
         {
             let (state, wake) = &*self.durable;
             locked(state).stop = true;
             wake.notify_all();
         }
-        let witness = join(self.witness.take());
-        if ended.is_none() || witness.is_none() {
-            // Failed: nobody may have the directory before this process has ended.
-            std::mem::forget(self.lock.take());
+        let ended = join(self.witness.take()).and(ended);
+        let ended = ended.filter(|_| !locked(&self.witnesses).failed());
+        if ended.is_none() {
+            // Failed: nobody may have the directories before this process has ended.
+            std::mem::forget(std::mem::take(&mut self.locks));
         }
-        (ended, witness)
+        ended
     }
 }
 
@@ -374,37 +393,38 @@ impl Drop for Writer {
 }
 
 /// Waits for a thread, unless it is the one that asks.
-fn join<T>(thread: Option<JoinHandle<Option<T>>>) -> Option<T> {
+fn join<T>(thread: Option<JoinHandle<T>>) -> Option<T> {
     let other = thread.filter(|handle| handle.thread().id() != std::thread::current().id())?;
-    other.join().ok().flatten()
+    other.join().ok()
 }
 
 /// Follows the durable frames with the witness, off the commit path, until told to stop or a write
 /// fails.
 fn run_witness(
-    mut file: WitnessFile,
+    witnesses: &Mutex<Witnesses>,
+    mut written: u64,
     durable: &Shared,
     commands: &Sender<Command>,
-) -> Option<WitnessFile> {
+) {
     let (state, wake) = &**durable;
     let mut now = locked(state);
     loop {
-        while !now.stop && now.frame == file.last().frame {
+        while !now.stop && now.frame == written {
             now.idle = true;
             now = wake.wait(now).unwrap_or_else(PoisonError::into_inner);
         }
         if now.stop {
-            return Some(file);
+            return;
         }
-        let next = Witness { frame: now.frame, frame_crc: now.frame_crc, ..*file.last() };
+        let (frame, frame_crc) = (now.frame, now.frame_crc);
         drop(now);
         crash_point("witness.before");
-        if let Err(error) = file.write(next) {
-            let what = format!("writing the witness: {error}");
-            let _ = commands.send(Command::Fail(LogFailed { what }));
-            return None;
+        if let Err(failed) = locked(witnesses).follow(frame, frame_crc) {
+            let _ = commands.send(Command::Fail(failed));
+            return;
         }
         crash_point("witness.after");
+        written = frame;
         let paused = wake.wait_timeout_while(locked(state), WITNESS_PAUSE, |now| !now.stop);
         now = paused.unwrap_or_else(PoisonError::into_inner).0;
     }

@@ -11,11 +11,13 @@ use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use unanimous_core::Lsn;
-use unanimous_recovery::{CRASH_POINTS, Writer};
+use unanimous_recovery::{CRASH_POINTS, OpenError, OpenOptions, OpenedLog, Writer};
 
 const DIR: &str = "UNANIMOUS_TEST_DIR";
+const PAIR: &str = "UNANIMOUS_TEST_PAIR";
 const PER_LIFE: u64 = 12;
 /// Where the lives after a kill are killed again.
 const AGAIN: [&str; 6] = [
@@ -51,7 +53,7 @@ fn life() {
     // One line a write, only ever added to: the kill may come from another thread in between.
     let told = dir.with_extension("told");
     let mut told = File::options().create(true).append(true).open(told).unwrap();
-    append(OPTIONS.open(dir).unwrap(), PER_LIFE, |writer, lsn| {
+    append(open(dir).unwrap(), PER_LIFE, |writer, lsn| {
         told.write_all(format!("{lsn}\n").as_bytes()).unwrap();
         if lsn % 4 == 0 {
             drop_old(writer, lsn);
@@ -61,21 +63,45 @@ fn life() {
     .unwrap();
 }
 
+/// One directory, or two if the environment says so.
+fn open(dir: &Path) -> Result<OpenedLog, OpenError> {
+    if std::env::var_os(PAIR).is_some() { open_pair(dir) } else { OPTIONS.open(dir) }
+}
+
+fn open_pair(dir: &Path) -> Result<OpenedLog, OpenError> {
+    OPTIONS.open_pair(dir, &dir.with_extension("second"))
+}
+
 fn live(dir: &Path, point: Option<&str>) -> ExitStatus {
+    live_in(dir, point, false)
+}
+
+fn live_in(dir: &Path, point: Option<&str>, pair: bool) -> ExitStatus {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "life", "--nocapture"]).env(DIR, dir);
     command.env_remove("UNANIMOUS_CRASH_POINT");
+    if pair {
+        command.env(PAIR, "1");
+    }
     if let Some(point) = point {
         command.env("UNANIMOUS_CRASH_POINT", point);
     }
-    command.output().unwrap().status
+    let output = command.output().unwrap();
+    if output.status.code().is_some_and(|code| code != 0) {
+        println!("{}", String::from_utf8_lossy(&output.stderr));
+    }
+    output.status
 }
 
 /// What a fresh process finds holds everything told and needed, and nothing that was not appended.
 fn check(dir: &Path, what: &str) {
+    check_opened(dir, OPTIONS.open(dir), what);
+}
+
+fn check_opened(dir: &Path, opened: Result<OpenedLog, OpenError>, what: &str) {
     let told = std::fs::read_to_string(dir.with_extension("told")).unwrap();
     let told: u64 = told.lines().last().map_or(0, |line| line.parse().unwrap());
-    let opened = OPTIONS.open(dir).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let opened = opened.unwrap_or_else(|error| panic!("{what}: {error}"));
     let (found, next) = (records(&opened), opened.next_lsn().0);
     let first = next - found.len() as u64;
     assert!(next > told, "{what}: {told} were told, the next is {next}");
@@ -84,10 +110,15 @@ fn check(dir: &Path, what: &str) {
     assert_eq!(found, expected, "{what}");
 }
 
+/// One sweep at a time: a child that the other one forks holds, until it executes its program, the
+/// locks on directories that are open here.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 #[test]
 fn what_was_told_survives_a_kill_at_every_point_and_one_in_the_recovery() {
+    let _alone = ONE_AT_A_TIME.lock();
     let mut kills = 0;
-    for point in CRASH_POINTS {
+    for point in CRASH_POINTS.iter().filter(|point| !point.starts_with("pair.")) {
         for pass in 1..=3 {
             let root = tempfile::tempdir().unwrap();
             let dir = root.path().join("log");
@@ -110,4 +141,50 @@ fn what_was_told_survives_a_kill_at_every_point_and_one_in_the_recovery() {
         }
     }
     println!("{} points, {kills} kills", CRASH_POINTS.len());
+}
+
+/// The second directory as it was before the first one went on alone, or damaged.
+fn make_stale(dir: &Path, damaged: bool) {
+    let (second, kept) = (dir.with_extension("second"), dir.with_extension("kept"));
+    if damaged {
+        return std::fs::write(second.join("witness"), [7; 8192]).unwrap();
+    }
+    std::fs::rename(&second, &kept).unwrap();
+    let alone = OpenOptions { degraded: true, init: false, ..OPTIONS };
+    alone.open_pair(dir, &second).unwrap();
+    std::fs::rename(&kept, &second).unwrap();
+}
+
+/// The points of a pair: while it is made, while its second directory is made anew, and every point
+/// of a single one while there are two. `pair.alone_marked` takes a disk that fails: see
+/// `exhausted.rs`.
+#[test]
+fn a_pair_survives_a_kill_at_every_point_and_one_in_the_recovery() {
+    let _alone = ONE_AT_A_TIME.lock();
+    let mut kills = 0;
+    for point in CRASH_POINTS.iter().filter(|point| **point != "pair.alone_marked") {
+        for (pass, damaged) in [(1, false), (1, true), (2, true), (3, false)] {
+            let root = tempfile::tempdir().unwrap();
+            let dir = root.path().join("log");
+            let what = format!("{point}:{pass}");
+            if !point.starts_with("init.") || pass > 2 {
+                assert!(live_in(&dir, None, true).success(), "{what}");
+                make_stale(&dir, damaged);
+            }
+            let status = live_in(&dir, Some(&what), true);
+            let killed = status.signal() == Some(9);
+            let rare = pass > 1 || (damaged && *point == "pair.rejoined");
+            assert!(killed || (status.success() && rare), "{what} {damaged}: {status}");
+            kills += u32::from(killed);
+            for again in ["init.witnessed", "pair.first_done", "open.half", "log.after_sync"] {
+                let status = live_in(&dir, Some(again), true);
+                assert!(status.success() || status.signal() == Some(9), "{what} {again}: {status}");
+                kills += u32::from(status.signal() == Some(9));
+            }
+            check_opened(&dir, open_pair(&dir), &what);
+            assert!(live_in(&dir, None, true).success(), "{what}");
+            check_opened(&dir, open_pair(&dir), &what);
+        }
+    }
+    println!("a pair: {} points, {kills} kills", CRASH_POINTS.len() - 1);
 }

@@ -8,14 +8,15 @@ mod common;
 use common::{OPTIONS, copy, records, tree};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 use unanimous_core::Lsn;
 use unanimous_recovery::{
-    ErrorClass, Flushed, LogFailed, OpenError, OpenOptions, Space, Stats, Writer,
+    DirectoryState, ErrorClass, Flushed, LogFailed, OpenError, OpenOptions, Space, Stats, Writer,
 };
 
 /// Long enough never to pass in a good run, short enough for a bad one to end.
@@ -46,10 +47,12 @@ fn run(mut command: Command, dir: &Path) {
 /// The same on a file system of 64 MiB, which goes with the process.
 fn run_on_64_mib(test: &str) {
     let root = tempfile::tempdir().unwrap();
+    let disk = root.path().join("disk");
+    fs::create_dir(&disk).unwrap();
     let mount = format!("mount -t tmpfs -o size=64m none \"${DIR}\"");
     let unshared = |script: &str| {
         let mut command = Command::new("unshare");
-        command.args(["-Urm", "sh", "-c", script]).env(DIR, root.path());
+        command.args(["-Urm", "sh", "-c", script]).env(DIR, &disk);
         command.arg(std::env::current_exe().unwrap());
         command
     };
@@ -60,7 +63,7 @@ fn run_on_64_mib(test: &str) {
          either user namespaces or root: {probed:?}"
     );
     let script = format!("{mount} && exec \"$0\" --exact {test} --nocapture");
-    run(unshared(&script), root.path());
+    run(unshared(&script), &disk);
 }
 
 fn child_dir() -> Option<PathBuf> {
@@ -272,4 +275,54 @@ fn tree_names(dir: &Path) -> Vec<PathBuf> {
     }
     names.sort();
     names
+}
+
+const LIFE: &str = "UNANIMOUS_TEST_LIFE";
+
+/// Writes to a pair whose second disk fills up. Does nothing by itself.
+#[test]
+fn life_of_a_pair() {
+    let (Some(_), Some(disk)) = (std::env::var_os(LIFE), child_dir()) else { return };
+    let (first, second) = (disk.with_extension("first"), disk.join("second"));
+    let mut told = File::create(disk.with_extension("told")).unwrap();
+    let ((tells, flushed), (fails, _failed)) = (channel(), channel());
+    let on_flushed = move |group: Flushed| tells.send(group.upto.0).unwrap();
+    let on_failed = move |failure: LogFailed| fails.send(failure.what).unwrap();
+    let opened = OPTIONS.open_pair(&first, &second).unwrap();
+    let writer = opened.start(on_flushed, on_failed).unwrap();
+    let mut lsn = 0;
+    Filler::fill(&disk);
+    while writer.directories()[1].state == DirectoryState::Good {
+        lsn += 1;
+        writer.append(Lsn(lsn), long(lsn), true).unwrap();
+        assert_eq!(flushed.recv_timeout(PATIENCE), Ok(lsn));
+        told.write_all(format!("{lsn}\n").as_bytes()).unwrap();
+    }
+    writer.close().unwrap();
+}
+
+/// Without a look at the space the second disk runs full, and its directory is given up. With crash
+/// points the process is killed right then (`pair.alone_marked`); either way the first directory
+/// has everything, and the second one is made anew from it.
+#[test]
+fn a_disk_that_fails_is_given_up_and_the_other_one_knows() {
+    let test = "a_disk_that_fails_is_given_up_and_the_other_one_knows";
+    let Some(disk) = child_dir() else { return run_on_64_mib(test) };
+    let mut life = Command::new(std::env::current_exe().unwrap());
+    life.args(["--exact", "life_of_a_pair"]).env(LIFE, "1");
+    life.env("UNANIMOUS_CRASH_POINT", "pair.alone_marked");
+    let output = life.output().unwrap();
+    let killed = output.status.signal() == Some(9);
+    assert_eq!(killed, cfg!(feature = "crash-points"), "{output:?}");
+    let told = fs::read_to_string(disk.with_extension("told")).unwrap();
+    let told: usize = told.lines().last().unwrap().parse().unwrap();
+    fs::remove_file(disk.join("filler")).unwrap();
+    let (first, second) = (disk.with_extension("first"), disk.join("second"));
+    let opened = OPTIONS.open_pair(&first, &second).unwrap();
+    let states = opened.report().directories.iter().map(|report| report.state);
+    assert_eq!(states.collect::<Vec<_>>(), [DirectoryState::Good, DirectoryState::Rebuilt]);
+    let found = records(&opened);
+    assert!(found.len() >= told, "{told} were told, {} are there", found.len());
+    assert!(found == (1..=found.len() as u64).map(long).collect::<Vec<_>>());
+    drop(opened);
 }

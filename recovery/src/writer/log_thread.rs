@@ -8,7 +8,7 @@ use crate::frame::{
 };
 use crate::retained::{Retained, RetainedFrame};
 use crate::sled_store::panic_message;
-use crate::space::SpaceWatch;
+use crate::space::Spaces;
 use crate::store::StoreError;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,7 +28,7 @@ const ROOM_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct LogThread<F> {
     pub(super) ended: Ended,
     pub(super) retained: Retained,
-    pub(super) space: SpaceWatch,
+    pub(super) space: Spaces,
     pub(super) queue: Receiver<Command>,
     /// Received, not yet written: what did not fit into the last frame, or waits for room.
     pub(super) carried: VecDeque<Queued>,
@@ -145,13 +145,13 @@ impl<F: FnMut(Flushed)> LogThread<F> {
     }
 
     fn look_at_space(&mut self) -> Result<(), LogFailed> {
-        self.space.check().map_err(space_failed)?;
+        self.space.check(&self.ended.legs.used()).map_err(space_failed)?;
         self.publish_space();
         Ok(())
     }
 
     fn has_room(&mut self) -> Result<bool, LogFailed> {
-        self.space.make_room().map_err(space_failed)?;
+        self.space.make_room(&self.ended.legs.used()).map_err(space_failed)?;
         self.publish_space();
         Ok(!self.space.seen().full)
     }
@@ -197,7 +197,7 @@ impl<F: FnMut(Flushed)> LogThread<F> {
             records,
         };
         let bytes = frame.encode();
-        self.ended.store.append(FrameNumber(frame.number), &bytes).map_err(failed)?;
+        self.ended.legs.append(FrameNumber(frame.number), &bytes).map_err(failed)?;
         chain.next_number += 1;
         chain.last_crc = frame_crc(&bytes);
         chain.next_lsn += count;
@@ -235,7 +235,7 @@ impl<F: FnMut(Flushed)> LogThread<F> {
 
     fn measure(&self) {
         let gauges = &*self.gauges;
-        gauges.bytes_on_disk.store(self.ended.store.bytes_on_disk(), Ordering::Relaxed);
+        gauges.bytes_on_disk.store(self.ended.legs.bytes_on_disk(), Ordering::Relaxed);
         gauges.retained_frames.store(self.retained.frames(), Ordering::Relaxed);
         gauges.retained_bytes.store(self.retained.bytes(), Ordering::Relaxed);
         gauges.dropping.store(self.retained.slice().is_some(), Ordering::Relaxed);
@@ -248,7 +248,7 @@ impl<F: FnMut(Flushed)> LogThread<F> {
         if !self.has_room()? {
             return Ok(false);
         }
-        self.ended.store.drop_below(start).map_err(failed)?;
+        self.ended.legs.drop_below(start).map_err(failed)?;
         self.retained.dropped(start);
         self.measure();
         Ok(true)

@@ -1,7 +1,10 @@
 use super::*;
 use crate::frame::{FRAME_BYTES_MAX, Frame};
+use crate::store::FrameStore;
 use crate::store::{ChainStart, StoreError, StoredFrames};
 use crate::testing::{COORDINATOR, append, record};
+use crate::witness::{Witness, WitnessFile};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 
 mod drops;
@@ -96,11 +99,12 @@ impl Rig {
         let mut opened = COORDINATOR.open(&dir.path().join("log")).unwrap();
         let (seen_by, seen) = channel();
         let (gate, open) = channel();
-        opened.store = Box::new(Fake { seen: seen_by.clone(), gate: gated.then_some(open), fault });
+        opened.legs[0].store =
+            Box::new(Fake { seen: seen_by.clone(), gate: gated.then_some(open), fault });
         if witness_on_full_disk {
             std::os::unix::fs::symlink("/dev/full", dir.path().join("witness")).unwrap();
-            let last = *opened.home.witness.last();
-            opened.home.witness = WitnessFile::open(dir.path(), last, false).unwrap();
+            let last = *opened.legs[0].home.witness.last();
+            opened.legs[0].home.witness = WitnessFile::open(dir.path(), last, false).unwrap();
         }
         let told = seen_by.clone();
         let writer = opened
@@ -227,7 +231,7 @@ fn after_a_failure_nobody_else_gets_the_directory() {
     let rig = Rig::new(Fault::FailAt(1), false, false);
     rig.submit(1, true);
     while !matches!(rig.next(), Seen::Failed(_)) {}
-    let dir = rig.writer.dir.clone();
+    let dir = rig.writer.directories()[0].dir.clone();
     drop(rig.writer);
     assert_eq!(COORDINATOR.open(&dir).unwrap_err(), OpenError::InUse(dir));
 }

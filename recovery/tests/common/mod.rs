@@ -16,6 +16,8 @@ pub(crate) const OPTIONS: OpenOptions = OpenOptions {
     moved: true,
     copied: false,
     space: Space::OFF,
+    degraded: false,
+    rebuild: false,
 };
 
 pub(crate) fn record(lsn: u64) -> Vec<u8> {

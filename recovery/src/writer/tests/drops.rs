@@ -145,14 +145,16 @@ fn a_kill_at_any_step_of_dropping_leaves_every_record_that_is_needed() {
     let dir = root.path().join("log");
     let mut opened = COORDINATOR.open(&dir).unwrap();
     let (images, seen) = channel();
-    opened.store = Box::new(Watched {
-        inner: opened.store,
+    let Leg { store: inner, home, first_frame } = opened.legs.remove(0);
+    let store = Box::new(Watched {
+        inner,
         dir,
         image: root.path().join("image"),
         first: 1,
         last: 0,
         images,
     });
+    opened.legs.push(Leg { store, home, first_frame });
     let (told, flushed) = channel();
     let writer =
         opened.start(move |group| told.send(group.upto).unwrap(), |f| panic!("{f}")).unwrap();
