@@ -362,6 +362,9 @@ pub(crate) struct BankArgs {
     /// Where it listens
     #[arg(long)]
     pub(crate) listen: SocketAddr,
+    /// Frame bytes above which its log is compacted
+    #[arg(long, value_name = "BYTES", env = "UNANIMOUS_BANK_LOG_BYTES", default_value_t = 4 << 20)]
+    pub(crate) log_bytes_compact: u64,
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
 }

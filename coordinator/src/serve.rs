@@ -9,14 +9,14 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use unanimous_recovery::codec::CodecError;
-use unanimous_recovery::{LogKind, OpenOptions, OpenedLog, Space};
+use unanimous_recovery::{DirectoryReport, DirectoryState, LogKind, OpenOptions, OpenedLog, Space};
 use unanimous_server::{Config, Listeners, ServeError};
 
 /// Serves until a signal stops it. Everything answered by then is durable, whatever the exit code.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let Resolved { settings, unknown_variables, .. } = config::load(&args.settings)?;
     let dir = settings.data_dir.as_deref().ok_or_else(no_data_dir)?;
-    check_one_log(args, &settings, dir)?;
+    check_pair_words(args, &settings, dir)?;
     process::begin(&ProcessArgs {
         log_format: settings.log_format,
         log_level: settings.log_level.clone(),
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         sessions: listen("--listen", settings.listen)?,
         admin: listen("--admin-listen", settings.admin_listen)?,
     };
-    let again = again(args, dir);
+    let again = again(args, &settings, dir);
     let log = open(args, &settings, dir, &again)?;
     if let Some(file) = &args.port_file {
         write_port_file(file, &listeners)?;
@@ -63,22 +63,27 @@ fn no_data_dir() -> Failure {
         .or("unanimous serve --config FILE, with log.data_dir in it")
 }
 
-/// Whoever asks for two logs must not believe to have them.
-fn check_one_log(args: &ServeArgs, settings: &Settings, dir: &Path) -> Result<(), Failure> {
-    if settings.second_dir.is_none() && !args.degraded && !args.rebuild {
+/// The operator's word about a pair means something only where there is one.
+fn check_pair_words(args: &ServeArgs, settings: &Settings, dir: &Path) -> Result<(), Failure> {
+    if settings.second_dir.is_some() || !(args.degraded || args.rebuild) {
         return Ok(());
     }
-    let what = "a second directory, --degraded and --rebuild are not served yet";
-    let why = "this version keeps the log in one directory";
-    let next = format!("unanimous serve --data-dir {}", dir.display());
-    Err(Failure::new(Exit::Refused, "UNSUPPORTED", what, why, next))
+    let what = "--degraded and --rebuild are about a log in two directories";
+    let why = "only one directory is named";
+    let dir = dir.display();
+    let next = format!("unanimous serve --data-dir {dir} --second-dir OTHER_DIR");
+    Err(Failure::new(Exit::Usage, "USAGE", what, why, next))
 }
 
 /// The command that was run, as far as it names the log.
-fn again(args: &ServeArgs, dir: &Path) -> String {
-    match &args.settings.config {
-        Some(file) => format!("unanimous serve --config {}", file.display()),
-        None => format!("unanimous serve --data-dir {}", dir.display()),
+fn again(args: &ServeArgs, settings: &Settings, dir: &Path) -> String {
+    match (&args.settings.config, &settings.second_dir) {
+        (Some(file), _) => format!("unanimous serve --config {}", file.display()),
+        (None, None) => format!("unanimous serve --data-dir {}", dir.display()),
+        (None, Some(second)) => {
+            let (dir, second) = (dir.display(), second.display());
+            format!("unanimous serve --data-dir {dir} --second-dir {second}")
+        }
     }
 }
 
@@ -98,10 +103,28 @@ fn open(
             reserve_bytes: settings.reserve_bytes,
             free_bytes_min: settings.free_bytes_min,
         },
+        degraded: args.degraded,
+        rebuild: args.rebuild,
         ..OpenOptions::new(LogKind::Coordinator)
     };
-    let log = options.open(dir).map_err(|error| Failure::from_open(&error, dir, again))?;
+    let opened = match &settings.second_dir {
+        Some(second) => options.open_pair(dir, second),
+        None => options.open(dir),
+    };
+    let log = opened.map_err(|error| Failure::from_open(&error, dir, again))?;
     let report = log.report();
+    for directory in &report.directories {
+        let DirectoryReport { dir, state, detail } = directory;
+        match state {
+            DirectoryState::Good => {}
+            DirectoryState::Rebuilt => {
+                tracing::warn!(dir = %dir.display(), detail, "made anew from the other directory");
+            }
+            DirectoryState::GivenUp => {
+                tracing::error!(dir = %dir.display(), detail, "goes on without this directory");
+            }
+        }
+    }
     tracing::info!(
         dir = %dir.display(),
         clean = report.clean,

@@ -403,10 +403,10 @@ fn serve_tells_every_problem_and_touches_nothing() {
     assert!(said.stderr.starts_with("error[CONFIG_BAD_VALUE]: "), "{said:?}");
     assert!(!data.exists());
     assert_fails(&run(&["serve", "--config", "/nowhere"]), 2, "CONFIG_UNREADABLE");
-    for two in [&["--second-dir", "y"][..], &["--degraded"], &["--rebuild"]] {
+    for alone in ["--degraded", "--rebuild"] {
         let one = ["serve", "--init", "--exit-with-stdin", "--data-dir"];
-        let said = unanimous(&one).arg(&data).args(two).output().unwrap().into();
-        assert_fails(&said, 5, "UNSUPPORTED");
+        let said = unanimous(&one).arg(&data).arg(alone).output().unwrap().into();
+        assert_fails(&said, 2, "USAGE");
         assert!(!data.exists());
     }
     std::fs::write(&path, "").unwrap();

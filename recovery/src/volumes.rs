@@ -30,6 +30,22 @@ const DROPPED: &str = "dropped";
 /// as much, and a volume has to fit one of its segments (8 MiB). A frame that comes while the next
 /// volume is not ready goes into the current one all the same.
 const VOLUME_BYTES_MAX: u64 = 2 << 20;
+/// A crash sweep passes the turning over with a few frames, and surely: it sets the size, and then
+/// a frame waits for the next volume.
+#[cfg(feature = "crash-points")]
+fn swept_volume_bytes() -> Option<u64> {
+    std::env::var("UNANIMOUS_VOLUME_BYTES").ok()?.parse().ok()
+}
+
+#[cfg(not(feature = "crash-points"))]
+const fn swept_volume_bytes() -> Option<u64> {
+    None
+}
+
+fn volume_bytes_max() -> u64 {
+    swept_volume_bytes().unwrap_or(VOLUME_BYTES_MAX)
+}
+
 /// What sled adds to a frame, however short.
 const FRAME_SHARE_BYTES: u64 = 128;
 
@@ -107,7 +123,7 @@ impl Volumes {
     }
 
     fn at(dir: &Path, sealed: VecDeque<Sealed>, current: Current) -> Self {
-        let next = Next::NotBefore(VOLUME_BYTES_MAX / 2);
+        let next = Next::NotBefore(volume_bytes_max() / 2);
         Self { dir: dir.to_owned(), sealed, current, next }
     }
 
@@ -154,10 +170,14 @@ impl Volumes {
     /// Goes over to the next volume if this one is full and that one ready, and has it made in time.
     fn turn_over(&mut self) {
         if let Next::Making(made) = &self.next {
-            match made.try_recv() {
+            let received = match swept_volume_bytes() {
+                None => made.try_recv(),
+                Some(_) => made.recv().map_err(|_| TryRecvError::Disconnected),
+            };
+            match received {
                 Ok(Some(store)) => self.next = Next::Ready(store),
                 Ok(None) | Err(TryRecvError::Disconnected) => {
-                    let later = self.current.bytes + VOLUME_BYTES_MAX / 8;
+                    let later = self.current.bytes + volume_bytes_max() / 8;
                     self.next = Next::NotBefore(later);
                 }
                 Err(TryRecvError::Empty) => {}
@@ -167,8 +187,8 @@ impl Volumes {
             Next::NotBefore(bytes) if self.current.bytes >= *bytes => {
                 self.next = Next::Making(make(&self.dir, self.current.number + 1));
             }
-            Next::Ready(_) if self.current.bytes >= VOLUME_BYTES_MAX => {
-                let next = Next::NotBefore(VOLUME_BYTES_MAX / 2);
+            Next::Ready(_) if self.current.bytes >= volume_bytes_max() => {
+                let next = Next::NotBefore(volume_bytes_max() / 2);
                 if let Next::Ready(store) = std::mem::replace(&mut self.next, next) {
                     self.seal(store);
                 }

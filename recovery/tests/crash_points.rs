@@ -26,7 +26,7 @@ const AGAIN: [&str; 6] = [
     "open.switched",
     "log.after_insert",
     "drop.start_stored",
-    "drop.removed",
+    "drop.renamed",
 ];
 
 /// The first record that is needed once this many were told.
@@ -79,7 +79,7 @@ fn live(dir: &Path, point: Option<&str>) -> ExitStatus {
 fn live_in(dir: &Path, point: Option<&str>, pair: bool) -> ExitStatus {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "life", "--nocapture"]).env(DIR, dir);
-    command.env_remove("UNANIMOUS_CRASH_POINT");
+    command.env_remove("UNANIMOUS_CRASH_POINT").env("UNANIMOUS_VOLUME_BYTES", "600");
     if pair {
         command.env(PAIR, "1");
     }

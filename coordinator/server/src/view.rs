@@ -13,6 +13,7 @@ use unanimous_core::{
     BranchId, BranchResult, Gtrid, InstanceId, Millis, ParticipantName, ResourceId, Response,
 };
 use unanimous_proto::v1;
+use unanimous_recovery::{DirectoryReport, DirectoryState};
 
 /// Transactions that one query looks at.
 pub(crate) const SCAN_MAX: usize = 2_000;
@@ -132,6 +133,7 @@ fn status(driver: &Driver, now: Millis) -> v1::GetStatusResponse {
         log_retained_bytes: log.retained_bytes,
         log_waiting_ms: log.oldest_queued_ms,
         log_space_low: log.space_low,
+        log_directories: driver.writer.directories().into_iter().map(directory).collect(),
         log_free_bytes: log.free_bytes,
         compactions_total: driver.upkeep.compactions,
         outcomes_remembered: u64::try_from(coordinator.outcomes_len()).unwrap_or(u64::MAX),
@@ -356,6 +358,16 @@ fn orphans(driver: &Driver, now: Millis) -> v1::ListOrphansResponse {
         orphans: driver.orphans.list().into_iter().map(orphan).collect(),
         not_listed: driver.orphans.not_listed(),
     }
+}
+
+fn directory(report: DirectoryReport) -> v1::LogDirectory {
+    let state = match report.state {
+        DirectoryState::Good => v1::LogDirectoryState::Good,
+        DirectoryState::Rebuilt => v1::LogDirectoryState::Rebuilt,
+        DirectoryState::GivenUp => v1::LogDirectoryState::GivenUp,
+    };
+    let dir = report.dir.display().to_string();
+    v1::LogDirectory { dir, state: state.into(), detail: report.detail }
 }
 
 fn instance(

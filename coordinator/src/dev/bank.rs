@@ -64,7 +64,10 @@ pub(crate) fn run(args: &BankArgs, global: &Global) -> Result<(), Failure> {
         stop.send_replace(true);
     })?;
     let listener = serve::listen("--listen", args.listen)?;
-    let opening = Opening { init: Some((ACCOUNTS, OPENING_CENTS)), ..Opening::default() };
+    let opening = Opening {
+        init: Some((ACCOUNTS, OPENING_CENTS)),
+        log_bytes_compact: args.log_bytes_compact,
+    };
     let accounts = Accounts::open(&args.data_dir, opening)
         .map_err(|error| failed("opening the accounts", &error))?;
     let resource = format!("{}/accounts", args.name);

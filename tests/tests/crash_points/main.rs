@@ -35,7 +35,7 @@ const LATER: (&str, u32) = ("log.", 3);
 /// Points that are not passed: by whom, whether also the first time, and why. Exactly these.
 const NOT_PASSED: &[(&str, &[Role], bool, &str)] = &[
     ("init.", &ROLES, false, "the log was made before"),
-    ("drop.", &BANKS, true, "the accounts are not compacted"),
+    ("pair.", &ROLES, true, "one directory; the log's own sweep passes it with two"),
 ];
 
 /// Killed at the same moment: whoever is first at its point takes the other with it.

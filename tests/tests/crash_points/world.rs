@@ -28,6 +28,10 @@ const PORTS: [(&str, u16); 5] = [
 ];
 /// Small, so that every coordinator compacts its log again and again.
 const LOG_BYTES_COMPACT: &str = "1KiB";
+/// And a bank's: its snapshot alone has some 10 kB.
+const BANK_LOG_BYTES: &str = "1000";
+/// A few frames fill a volume.
+const VOLUME_BYTES: &str = "600";
 /// A bank says so when it takes calls.
 const BANK_IS_OPEN: &str = r#""message":"open""#;
 /// Of what each process said, when something is wrong.
@@ -127,6 +131,8 @@ impl World {
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.env_remove("UNANIMOUS_CRASH_POINT");
         command.env("UNANIMOUS_LOG_BYTES_COMPACT", LOG_BYTES_COMPACT);
+        command.env("UNANIMOUS_BANK_LOG_BYTES", BANK_LOG_BYTES);
+        command.env("UNANIMOUS_VOLUME_BYTES", VOLUME_BYTES);
         if let Some(point) = crash_point {
             command.env("UNANIMOUS_CRASH_POINT", point);
         }
