@@ -1,7 +1,7 @@
 /* A disk that misbehaves on demand, below the real binary (LD_PRELOAD).
  *
- * Only files below UNANIMOUS_SHIM_DIR are touched. What is to happen stands in the file
- * UNANIMOUS_SHIM_CONTROL, which is mapped: whoever writes into it is obeyed at the next call. */
+ * Only files below DISK_SHIM_DIR are touched. What is to happen stands in the file
+ * DISK_SHIM_CONTROL, which is mapped: whoever writes into it is obeyed at the next call. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -30,8 +30,8 @@ static const char *dir;
 
 __attribute__((constructor)) static void begin(void)
 {
-    const char *path = getenv("UNANIMOUS_SHIM_CONTROL");
-    dir = getenv("UNANIMOUS_SHIM_DIR");
+    const char *path = getenv("DISK_SHIM_CONTROL");
+    dir = getenv("DISK_SHIM_DIR");
     if (!path || !dir)
         return;
     int fd = open(path, O_RDWR | O_CLOEXEC);

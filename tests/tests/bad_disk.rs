@@ -50,8 +50,8 @@ impl World {
         let log = home.path().join("log");
         let mut coordinator = Coordinator::new(home.path(), &log).unwrap();
         coordinator.env("LD_PRELOAD", shim(home.path()));
-        coordinator.env("UNANIMOUS_SHIM_CONTROL", &path);
-        coordinator.env("UNANIMOUS_SHIM_DIR", &log);
+        coordinator.env("DISK_SHIM_CONTROL", &path);
+        coordinator.env("DISK_SHIM_DIR", &log);
         for (name, value) in settings {
             coordinator.env(name, value);
         }

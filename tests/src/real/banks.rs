@@ -4,8 +4,8 @@ use super::coordinator::{free_port, wait_for_port};
 use super::memory::{Counts, Ended, ended};
 use super::process::Process;
 use super::report::Report;
-use super::wire::MoveRequest;
 use super::wire::bank_service_client::BankServiceClient;
+use super::wire::{DescribeRequest, MoveRequest};
 use rand::RngExt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -69,6 +69,24 @@ impl Banks {
     /// One has.
     pub fn check_run(&mut self) -> anyhow::Result<()> {
         self.processes.iter_mut().try_for_each(Process::check_runs)
+    }
+
+    /// Waits until neither holds a prepared branch: those of transactions that a coordinator did
+    /// not live to decide end when the bank asks about them.
+    ///
+    /// # Errors
+    /// Not within `at_most`.
+    pub async fn settled(&self, at_most: Duration) -> anyhow::Result<()> {
+        let started = Instant::now();
+        for address in self.addresses {
+            let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+            let mut bank = BankServiceClient::new(endpoint.connect().await?);
+            while bank.describe(DescribeRequest {}).await?.into_inner().in_doubt > 0 {
+                anyhow::ensure!(started.elapsed() < at_most, "a bank is in doubt");
+                tokio::time::sleep(super::LOOK).await;
+            }
+        }
+        Ok(())
     }
 
     /// Stops both and checks what they hold against what clients were told: nothing prepared, and

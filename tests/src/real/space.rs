@@ -17,9 +17,8 @@ const SAMPLE: Duration = Duration::from_millis(100);
 /// The filler takes so much at a time, then less and less.
 const FILLER_BYTES: usize = 1 << 20;
 const FILLER_BYTES_MIN: usize = 4 << 10;
-const FILL_AGAIN: Duration = Duration::from_millis(5);
 /// Set in the environment of a process that has its own mounts.
-const INSIDE: &str = "UNANIMOUS_OWN_MOUNTS";
+const INSIDE: &str = "TESTS_WITH_OWN_MOUNTS";
 
 /// Bytes that the files below `dir` occupy on the disk. Files that go meanwhile are not counted.
 #[must_use]
@@ -56,10 +55,10 @@ impl Sampler {
         Self { peak_bytes, stop, thread: Some(std::thread::spawn(watch)) }
     }
 
-    /// The most that it held since the start, in bytes.
+    /// The most that it held since this was asked last, in bytes.
     #[must_use]
-    pub fn peak_bytes(&self) -> u64 {
-        self.peak_bytes.load(Ordering::Relaxed)
+    pub fn take_peak_bytes(&self) -> u64 {
+        self.peak_bytes.swap(0, Ordering::Relaxed)
     }
 }
 
@@ -151,7 +150,10 @@ impl Drop for Mount {
     }
 }
 
-/// Takes all the space that there is, and what becomes free, until it goes and gives it back.
+/// Takes all the space that there is, in its own time, and keeps it until this goes.
+///
+/// What becomes free later it does not take: the space that the log gives up in order to finish
+/// what it has decided is the log's.
 #[derive(Debug)]
 pub struct Filler {
     file: PathBuf,
@@ -171,20 +173,18 @@ impl Filler {
         let stopped = Arc::clone(&stop);
         let fill = move || {
             let mut block = FILLER_BYTES;
-            while !stopped.load(Ordering::Relaxed) {
+            while !stopped.load(Ordering::Relaxed) && block >= FILLER_BYTES_MIN {
                 match out.write(&vec![1; block]) {
                     Ok(1..) => {}
-                    Ok(0) | Err(_) if block > FILLER_BYTES_MIN => block /= 2,
-                    Ok(0) | Err(_) => std::thread::sleep(FILL_AGAIN),
+                    Ok(0) | Err(_) => block /= 2,
                 }
             }
         };
         Ok(Self { file, stop, thread: Some(std::thread::spawn(fill)) })
     }
 
-    /// Takes no more from here on; what it has stays taken.
-    pub fn hold(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+    /// Waits until the file system is full.
+    pub fn finish(&mut self) {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -193,7 +193,8 @@ impl Filler {
 
 impl Drop for Filler {
     fn drop(&mut self) {
-        self.hold();
+        self.stop.store(true, Ordering::Relaxed);
+        self.finish();
         let _ = std::fs::remove_file(&self.file);
     }
 }
