@@ -226,6 +226,38 @@ async fn ten_thousand_streams_that_are_never_read() {
     coordinator.stop().unwrap();
 }
 
+/// O-08: without file descriptors no more connections are taken; those that are there go on, and so
+/// does the log.
+#[tokio::test]
+async fn without_file_descriptors_the_connected_go_on() {
+    const DESCRIPTORS: usize = 64;
+    const COMMITS: usize = 300;
+    let home = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::new(home.path(), &home.path().join("log")).unwrap();
+    coordinator.wrapper(["prlimit".to_owned(), format!("--nofile={DESCRIPTORS}")]);
+    coordinator.start().await.unwrap();
+    let canary = Canary::start(&coordinator.url()).await;
+    let mut crowd = Vec::new();
+    for _ in 0..DESCRIPTORS * 2 {
+        crowd.push(TcpStream::connect(coordinator.sessions()).await.unwrap());
+    }
+    let id = coordinator.process().unwrap().id();
+    until("every descriptor is taken", async || {
+        let open = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count();
+        open >= DESCRIPTORS
+    })
+    .await;
+    for _ in 0..COMMITS {
+        canary.sings().await;
+    }
+    coordinator.process().unwrap().check_runs().unwrap();
+    drop(crowd);
+    let url = coordinator.url();
+    let late = Client::builder(url, "late").begin_within(HANG).connect().unwrap();
+    late.begin("late").await.unwrap().rollback().await.unwrap();
+    coordinator.stop().unwrap();
+}
+
 /// T-04: ten thousand time-outs at one moment end one after the other, and others' work goes on
 /// between them.
 #[tokio::test]
