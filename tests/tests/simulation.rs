@@ -41,6 +41,7 @@ fn every_invariant_holds_in_schedules_worth_running() {
     assert!(ratio(&totals, totals.events) >= 100.0, "{totals:?}");
     assert!(ratio(&totals, totals.transactions) >= 2.0, "{totals:?}");
     assert!(ratio(&totals, totals.participants) >= 2.0, "{totals:?}");
+    assert!(totals.processes > totals.participants, "{totals:?}");
     assert!(ratio(&totals, totals.crashes) >= 1.0, "{totals:?}");
     assert!(totals.power_losses > 0 && totals.decided_alone > 0, "{totals:?}");
     assert!(ratio(&totals, totals.drops) >= 1.0, "{totals:?}");
@@ -79,7 +80,7 @@ fn acting_on_a_recovered_tail_without_a_sync_is_found() {
 
 #[test]
 fn trying_a_failed_sync_again_is_found() {
-    finds(Mistake::SyncTriedAgain, &["L1", "L9", "EM", "H1"]);
+    finds(Mistake::SyncTriedAgain, &["L1", "L8", "L9", "EM", "H1"]);
 }
 
 #[test]

@@ -74,17 +74,28 @@ pub(super) struct Bank {
     committed: Vec<BranchId>,
     mark: Option<EndedMark>,
     evidence: bool,
+    /// Several processes reach it.
+    shared: bool,
+    /// If so: branches undone on the word of a process that did not hold them.
+    undone: Vec<BranchId>,
     mistake: Option<Mistake>,
 }
 
 impl Bank {
-    pub(super) fn new(accounts: usize, evidence: bool, mistake: Option<Mistake>) -> Self {
+    pub(super) fn new(
+        accounts: usize,
+        evidence: bool,
+        shared: bool,
+        mistake: Option<Mistake>,
+    ) -> Self {
         Self {
             balances: vec![BALANCE_AT_START; accounts],
             held: Vec::new(),
             committed: Vec::new(),
             mark: None,
             evidence,
+            shared,
+            undone: Vec::new(),
             mistake,
         }
     }
@@ -132,6 +143,9 @@ impl Bank {
         if busy {
             return Err("an account is busy");
         }
+        if self.undone.contains(&id) {
+            return Err("the branch was undone");
+        }
         match self.held.iter_mut().find(|held| held.id == id) {
             Some(held) => held.moves.extend_from_slice(moves),
             None => self.held.push(Held { id, stage: Stage::Active, moves: moves.to_vec() }),
@@ -139,8 +153,20 @@ impl Bank {
         Ok(())
     }
 
-    pub(super) fn call(&mut self, id: &BranchId, call: &Call) -> Step {
+    /// `holds`: the process that calls has the branch's open work, if there is any. Another one
+    /// cannot see it.
+    pub(super) fn call(&mut self, id: &BranchId, call: &Call, holds: bool) -> Step {
+        let elsewhere = !holds && self.find(id).is_some_and(|held| held.stage == Stage::Active);
         match call {
+            Call::Prepare if elsewhere => {
+                let reason = "another process holds the branch".to_owned();
+                Step::Now(Returned::Voted(Vote::Rollback { reason }))
+            }
+            Call::Commit { .. } if elsewhere => {
+                Step::Now(did(Done::Heuristic(BranchResult::Hazard)))
+            }
+            Call::CommitOnePhase if elsewhere => self.undo_for_good(id),
+            Call::Rollback | Call::Forget if elsewhere => Step::Now(did(Done::Done)),
             Call::Prepare => self.prepare(id),
             Call::Commit { .. } => self.commit(id),
             Call::CommitOnePhase => self.commit_one_phase(id),
@@ -219,13 +245,15 @@ impl Bank {
         let Some(held) = self.find(id) else {
             // Every one-phase commit leaves a record until the mark passes it: without one it was
             // never committed.
-            return Step::Now(did(if self.committed.contains(id) {
-                Done::Done
+            return if self.committed.contains(id) {
+                Step::Now(did(Done::Done))
             } else if self.passed(&id.gtrid) {
-                Done::Heuristic(BranchResult::Hazard)
+                Step::Now(did(Done::Heuristic(BranchResult::Hazard)))
+            } else if self.shared {
+                self.undo_for_good(id)
             } else {
-                Done::RolledBack
-            }));
+                Step::Now(did(Done::RolledBack))
+            };
         };
         match held.stage {
             Stage::Active if self.overdrawn(&held.moves) => {
@@ -240,9 +268,17 @@ impl Bank {
         }
     }
 
+    /// A process that may still hold the branch, or be about to work in it, must not commit it
+    /// after this answer.
+    fn undo_for_good(&self, id: &BranchId) -> Step {
+        Step::After(BankRecord::RolledBack { branch: *id }, did(Done::RolledBack))
+    }
+
     fn roll_back(&mut self, id: &BranchId) -> Step {
         let Some(held) = self.find(id) else {
-            let committed = self.committed.contains(id);
+            // With several processes one may have missed that another was told to commit, and ask
+            // when that is no more remembered: an old answer, to a branch that is Committed.
+            let committed = self.committed.contains(id) && !self.shared;
             return Step::Now(did(if committed {
                 Done::Heuristic(BranchResult::Committed)
             } else {
@@ -277,7 +313,18 @@ impl Bank {
                 self.change(moves);
                 self.committed.push(*branch);
             }
-            BankRecord::RolledBack { branch } | BankRecord::Forgotten { branch } => {
+            BankRecord::RolledBack { branch } => {
+                self.drop_held(branch);
+                if self.shared {
+                    self.undone.push(*branch);
+                }
+            }
+            BankRecord::Forgotten { branch } => {
+                // Another process may still be about to ask what became of it.
+                let alone = self.find(branch).map(|held| held.stage);
+                if self.shared && alone == Some(Stage::Alone(BranchResult::Committed)) {
+                    self.committed.push(*branch);
+                }
                 self.drop_held(branch);
             }
             BankRecord::Alone { branch, result } => {
@@ -319,7 +366,7 @@ impl Bank {
         self.held.iter().find(|held| held.id == *id)
     }
 
-    fn drop_held(&mut self, id: &BranchId) {
+    pub(super) fn drop_held(&mut self, id: &BranchId) {
         self.held.retain(|held| held.id != *id);
     }
 

@@ -11,8 +11,8 @@ use crate::invariants::Fact;
 use unanimous_core::coordinator::Start;
 use unanimous_core::message::{Request, Verdict};
 use unanimous_core::{
-    Action, BranchId, CallerId, Coordinator, Decision, Event, FrameNumber, Gtrid, LogId, Lsn,
-    Message, ParticipantName, Response, TransactionName,
+    Action, BranchId, CallerId, Coordinator, Decision, Event, FrameNumber, Gtrid, InstanceId,
+    LogId, Lsn, Message, Response, Route, TransactionName,
 };
 
 /// The one log of every simulated world.
@@ -62,7 +62,8 @@ pub(super) struct CoordinatorNode {
     pub(super) read: Option<Read>,
     /// The compaction under way.
     pub(super) compaction: Option<Compaction>,
-    sessions: Vec<Option<u32>>,
+    /// By process: its session, and the life that opened it.
+    sessions: Vec<Option<(u32, InstanceId)>>,
     callers: Vec<Option<Caller>>,
     tick_at_ms: Option<u64>,
     actions: Vec<Action>,
@@ -89,8 +90,12 @@ impl CoordinatorNode {
         self.log.idle() && self.compaction.is_none()
     }
 
+    fn session_of(&self, who: usize) -> Option<u32> {
+        self.sessions[who].map(|(session, _)| session)
+    }
+
     pub(super) fn session_lost(&mut self, who: usize, session: u32) {
-        if self.sessions[who] == Some(session) {
+        if self.session_of(who) == Some(session) {
             self.sessions[who] = None;
         }
     }
@@ -185,7 +190,7 @@ impl World {
         if self.coordinator.core.is_none() {
             return;
         }
-        let current = self.coordinator.sessions[who];
+        let current = self.coordinator.session_of(who);
         let late = match &up {
             Up::Hello { .. } => current.is_some_and(|current| current >= session),
             _ => self.swarm.delivery == Delivery::Stream && current != Some(session),
@@ -196,8 +201,8 @@ impl World {
         let (name, resource) =
             (self.participants[who].name.clone(), self.participants[who].resource.clone());
         match up {
-            Up::Hello { seen } => {
-                self.coordinator.sessions[who] = Some(session);
+            Up::Hello { instance, seen } => {
+                self.coordinator.sessions[who] = Some((session, instance));
                 self.send_down(who, Down::Welcome);
                 let request =
                     Request::Attach { participant: name, resources: vec![resource], seen };
@@ -315,9 +320,9 @@ impl World {
                 if let Some(fact) = fact {
                     self.fact(&fact);
                 }
-                if let Some(who) = self.participant_named(&to.participant) {
+                for who in self.route(&to, &message) {
                     self.send_mark(who);
-                    self.send_down(who, Down::Message { branch, message });
+                    self.send_down(who, Down::Message { branch, message: message.clone() });
                 }
             }
             Action::Reply { to, response } => self.reply(to, response),
@@ -383,13 +388,25 @@ impl World {
     fn send_down(&mut self, who: usize, down: Down) {
         let Some(core) = &self.coordinator.core else { return };
         let sender = core.owner();
-        if let Some(session) = self.coordinator.sessions[who] {
+        if let Some(session) = self.coordinator.session_of(who) {
             self.send(Parcel::Down { who, session, sender, down });
         }
     }
 
-    fn participant_named(&self, name: &ParticipantName) -> Option<usize> {
-        self.participants.iter().position(|participant| participant.name == *name)
+    /// The process that holds the work if it is there, else another one of the participant. All of
+    /// them may remember that a branch ended alone.
+    fn route(&self, to: &Route, message: &Message) -> Vec<usize> {
+        let sessions = &self.coordinator.sessions;
+        let named = |who: &usize| self.participants[*who].name == to.participant;
+        let there = (0..self.participants.len()).filter(|who| sessions[*who].is_some());
+        let mut all: Vec<usize> = there.filter(named).collect();
+        if *message != Message::Forget {
+            let instance = |who: &usize| sessions[*who].map(|(_, instance)| instance);
+            let holder = all.iter().position(|who| instance(who) == to.instance);
+            let other = (!to.holder_only && !all.is_empty()).then_some(0);
+            all = holder.or(other).map(|at| all[at]).into_iter().collect();
+        }
+        all
     }
 }
 

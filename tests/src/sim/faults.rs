@@ -16,14 +16,30 @@ impl World {
         self.start_coordinator(delay_ms);
     }
 
-    /// As [`World::kill_coordinator`].
+    /// As [`World::kill_coordinator`]. The machine is the store's.
     pub(super) fn kill_participant(&mut self, who: usize) {
         let (power, delay_ms) = self.death(Node::Participant(who));
-        self.participant_dies(who, power);
+        let store = self.participants[who].store;
+        if power || !self.stores[store].shared {
+            return self.kill_store(store, power, delay_ms);
+        }
+        self.store_left_by(who);
+        self.participant_dies(who);
         self.start_participant(who, delay_ms);
     }
 
-    fn death(&mut self, node: Node) -> (bool, u64) {
+    /// A store dies with all the processes that reach it.
+    pub(super) fn kill_store(&mut self, store: usize, power: bool, delay_ms: u64) {
+        self.store_dies(store, power);
+        for who in 0..self.participants.len() {
+            if self.participants[who].store == store {
+                self.participant_dies(who);
+                self.start_participant(who, delay_ms);
+            }
+        }
+    }
+
+    pub(super) fn death(&mut self, node: Node) -> (bool, u64) {
         self.deaths += 1;
         let power = self.random.chance(self.swarm.power_loss);
         self.power_losses += u64::from(power);
@@ -49,7 +65,7 @@ impl World {
         match node {
             Node::Coordinator => self.coordinator.frozen_until_ms = until,
             Node::Participant(who) => self.participants[who].frozen_until_ms = until,
-            Node::Client(_) => {}
+            Node::Store(_) | Node::Client(_) => {}
         }
     }
 
@@ -57,7 +73,7 @@ impl World {
         let until = match node {
             Node::Coordinator => self.coordinator.frozen_until_ms,
             Node::Participant(who) => self.participants[who].frozen_until_ms,
-            Node::Client(_) => 0,
+            Node::Store(_) | Node::Client(_) => 0,
         };
         (until > self.now_ms).then_some(until)
     }

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Reading order: `swarm` (what a seed draws), `world` (the loop), `coordinator` with its `log` and
-//! `compaction`, `participant` and `bank`, `client` (the nodes), `network`, `disk`, `faults`,
+//! `compaction`, `participant` with its `store` and
+//! `bank`, `client` (the nodes), `network`, `disk`, `faults`,
 //! [`run`] (many seeds on many threads).
 //!
 //! What it is *not*: it simulates neither gRPC nor the log's store, and no scheduler inside a
@@ -35,6 +36,7 @@ mod participant;
 mod queue;
 mod random;
 mod run;
+mod store;
 mod swarm;
 mod trace;
 mod world;

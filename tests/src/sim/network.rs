@@ -6,8 +6,8 @@ use super::world::{Happening, Node, World};
 use unanimous_core::coordinator::EndedMark;
 use unanimous_core::message::{EnlistRefusal, Verdict};
 use unanimous_core::{
-    Answer, BranchId, FrameNumber, Gtrid, Message, Owner, Response, message::Enlistment,
-    message::Wait,
+    Answer, BranchId, FrameNumber, Gtrid, InstanceId, Message, Owner, Response,
+    message::Enlistment, message::Wait,
 };
 
 /// A message on its way.
@@ -30,7 +30,7 @@ pub(super) enum Parcel {
 /// What a participant says in a session.
 #[derive(Clone, Debug, Hash)]
 pub(super) enum Up {
-    Hello { seen: Vec<(Owner, FrameNumber)> },
+    Hello { instance: InstanceId, seen: Vec<(Owner, FrameNumber)> },
     Enlist(Enlistment),
     Answer { branch: BranchId, answer: Answer },
     Inquire { branch: BranchId },

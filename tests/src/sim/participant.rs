@@ -1,15 +1,14 @@
-//! A participant's process: the core, its runner (sessions, joins, resource calls) and its bank on
-//! a simulated disk.
+//! A participant's process: the core and its runner (sessions, joins, resource calls).
 
-use super::bank::{BALANCE_AT_START, Bank, BankRecord, Moves, Step};
-use super::disk::Disk;
+use super::bank::{BankRecord, Moves};
 use super::network::{Down, Parcel, Up};
-use super::swarm::{Delivery, Mistake, Swarm};
+use super::store::StoreNode;
+use super::swarm::{Delivery, Mistake};
 use super::world::{Happening, Node, World};
 use crate::invariants::Fact;
 use unanimous_core::id::resource_manager;
 use unanimous_core::message::{EnlistRefusal, Enlistment, Vote};
-use unanimous_core::participant::{Action, Call, Event, Order, Participant, Returned, State};
+use unanimous_core::participant::{Action, Event, Order, Participant, Returned, State};
 use unanimous_core::{
     Answer, Bqual, BranchId, BranchResult, Gtrid, InstanceId, Owner, ParticipantName, ResourceId,
 };
@@ -32,8 +31,8 @@ pub(super) enum ParticipantStep {
     SessionLost { session: u32 },
     /// The core's deadline.
     Tick,
-    /// The sync of the bank's records returns.
-    Synced { items: usize },
+    /// It lists what is prepared again: a write of its life before has come late.
+    Scan,
     /// A resource call that needed no record returns.
     Return { branch: BranchId, result: Returned },
     /// A piece of work is over.
@@ -58,49 +57,37 @@ struct Join {
     working: bool,
 }
 
-/// A participant's process and machine.
+/// A participant's process.
 pub(super) struct ParticipantNode {
     pub(super) name: ParticipantName,
     pub(super) resource: ResourceId,
     pub(super) life: u32,
     pub(super) frozen_until_ms: u64,
-    pub(super) sum_at_start: i64,
+    /// The number of its resource's store.
+    pub(super) store: usize,
     /// There while the process lives and has read its log.
     core: Option<Participant>,
-    bank: Bank,
-    disk: Disk<BankRecord>,
-    /// Written, in the sync under way; written since.
-    syncing: Vec<(BankRecord, Option<Returned>)>,
-    queued: Vec<(BankRecord, Option<Returned>)>,
-    /// Branches with changes that a death has left to the disk.
-    left: Vec<BranchId>,
     session: Option<u32>,
     /// The coordinator that has welcomed the session.
     owner: Option<Owner>,
     joins: Vec<Join>,
     next_join: u32,
     /// Branches of this life, by transaction.
-    branches: Vec<BranchId>,
+    pub(super) branches: Vec<BranchId>,
     next_branch: u32,
     tick_at_ms: Option<u64>,
 }
 
 impl ParticipantNode {
-    pub(super) fn new(who: usize, swarm: &Swarm) -> Self {
-        let name = ["bank-a", "bank-b", "bank-c"][who];
-        let bank = Bank::new(swarm.accounts, swarm.evidence, swarm.mistake);
+    pub(super) fn new(store: usize) -> Self {
+        let name = ["bank-a", "bank-b", "bank-c"][store];
         Self {
             name: ParticipantName::new(name).expect("a name"),
             resource: ResourceId::new("accounts").expect("a resource id"),
+            store,
             life: 0,
             frozen_until_ms: 0,
-            sum_at_start: BALANCE_AT_START * i64::try_from(swarm.accounts).unwrap_or(0),
             core: None,
-            bank,
-            disk: Disk::new(),
-            syncing: Vec::new(),
-            queued: Vec::new(),
-            left: Vec::new(),
             session: None,
             owner: None,
             joins: Vec::new(),
@@ -111,30 +98,25 @@ impl ParticipantNode {
         }
     }
 
-    /// The bank that a fresh process would read from the platter.
-    pub(super) fn fold_disk(&self, swarm: &Swarm) -> Bank {
-        let mut bank = Bank::new(swarm.accounts, swarm.evidence, None);
-        self.disk.items()[..self.disk.durable()].iter().for_each(|record| bank.apply(record));
-        bank
-    }
-
     pub(super) fn at_rest(&self) -> bool {
         self.core.as_ref().is_some_and(|core| core.branches_len() == 0)
-            && self.syncing.is_empty()
-            && self.queued.is_empty()
     }
 
-    fn writes_about(&self, branch: &BranchId) -> bool {
-        self.queued.iter().chain(&self.syncing).any(|(record, _)| record.branch() == *branch)
+    /// One life of this process.
+    fn instance(&self, who: usize) -> InstanceId {
+        let [who, life] = [who, self.life as usize].map(|n| u8::try_from(n % 256).unwrap_or(0));
+        let mut bytes = [life; 16];
+        bytes[0] = who;
+        InstanceId(bytes)
     }
 
-    pub(super) fn unfinished(&self) -> Vec<String> {
+    pub(super) fn unfinished(&self, store: &StoreNode) -> Vec<String> {
         let Some(core) = &self.core else { return vec![format!("{} is down", self.name)] };
         let mut unfinished: Vec<String> = self
             .branches
             .iter()
             .copied()
-            .chain(self.bank.recover())
+            .chain(store.bank.recover())
             .filter_map(|id| core.state(&id).map(|state| format!("branch {id} is {state:?}")))
             .collect();
         unfinished.dedup();
@@ -160,27 +142,17 @@ impl World {
         self.after(delay_ms, Happening::Participant { who, life, step });
     }
 
-    /// The process is gone. `power`: so is the machine's page cache.
-    pub(super) fn participant_dies(&mut self, who: usize, power: bool) {
+    /// The process is gone.
+    pub(super) fn participant_dies(&mut self, who: usize) {
         let node = &mut self.participants[who];
         node.life += 1;
         node.core = None;
         node.frozen_until_ms = 0;
-        node.left.extend(node.bank.active().filter(|id| node.bank.worked(id)));
-        node.bank = Bank::new(0, false, None);
-        node.syncing.clear();
-        node.queued.clear();
         node.session = None;
         node.owner = None;
         node.joins.clear();
         node.branches.clear();
         node.tick_at_ms = None;
-        if power {
-            // A torn record is told by its checksum; what is left of it is no record.
-            node.disk.power_lost(&mut self.random, |_, _| {});
-        } else {
-            node.disk.killed(&mut self.random);
-        }
     }
 
     pub(super) fn participant_step(&mut self, who: usize, step: ParticipantStep) {
@@ -207,7 +179,7 @@ impl World {
                     self.participate(who, Event::Ticked);
                 }
             }
-            ParticipantStep::Synced { items } => self.bank_synced(who, items),
+            ParticipantStep::Scan => self.scan(who),
             ParticipantStep::Return { branch, result } => {
                 self.participate(who, Event::Returned { branch, result });
             }
@@ -225,32 +197,17 @@ impl World {
         }
     }
 
-    /// Reads the log, makes it durable, and asks about what is prepared.
+    /// Asks about what is prepared.
     fn begin_participant(&mut self, who: usize) {
         let mistake = self.swarm.mistake;
-        let node = &mut self.participants[who];
-        let mut bank = Bank::new(self.swarm.accounts, self.swarm.evidence, mistake);
-        node.disk.items().iter().for_each(|record| bank.apply(record));
-        let newly = if mistake == Some(Mistake::RecoveredBranchesUnsynced) {
-            Vec::new()
-        } else {
-            let items = node.disk.written();
-            node.disk.synced(items).to_vec()
-        };
-        let left: Vec<BranchId> =
-            std::mem::take(&mut node.left).into_iter().filter(|id| !bank.knows(id)).collect();
-        newly.iter().for_each(|record| self.bank_fact(record));
-        for id in left {
-            self.fact(&Fact::Ended(id, BranchResult::RolledBack));
-        }
+        self.open_store(self.participants[who].store);
         let seed = self.random.below(u64::MAX);
+        let mut prepared: Vec<BranchId> = self.bank(who).recover().collect();
         let node = &mut self.participants[who];
         // Numbers of branches start anywhere in each life: those of the life before may still be
         // enlisted.
-        node.next_branch = node.life << 16;
+        node.next_branch = u32::try_from(who).unwrap_or(0) << 24 | node.life << 16;
         node.core = Some(Participant::new(self.swarm.times.clone(), seed));
-        let mut prepared: Vec<BranchId> = bank.recover().collect();
-        node.bank = bank;
         if mistake == Some(Mistake::RestartForgetsPrepared) {
             for branch in prepared.drain(..) {
                 self.write(who, BankRecord::RolledBack { branch }, None);
@@ -258,7 +215,7 @@ impl World {
         }
         let life = self.participants[who].life;
         for branch in prepared {
-            let evidence = self.participants[who].bank.evidence_of(&branch);
+            let evidence = self.bank(who).evidence_of(&branch);
             self.participate(who, Event::Recovered { branch, evidence });
         }
         if self.participants[who].life == life {
@@ -267,15 +224,15 @@ impl World {
         }
     }
 
-    fn bank_fact(&mut self, record: &BankRecord) {
-        let fact = match record {
-            BankRecord::Prepared { branch, .. } => Fact::Prepared(*branch),
-            BankRecord::Committed { branch, .. } => Fact::Ended(*branch, BranchResult::Committed),
-            BankRecord::RolledBack { branch } => Fact::Ended(*branch, BranchResult::RolledBack),
-            BankRecord::Alone { branch, result } => Fact::EndedAlone(*branch, *result),
-            BankRecord::Forgotten { branch } => Fact::Forgotten(*branch),
-        };
-        self.fact(&fact);
+    fn scan(&mut self, who: usize) {
+        let listed: Vec<BranchId> = self.bank(who).recover().collect();
+        for branch in listed {
+            let core = self.participants[who].core.as_ref();
+            if core.is_some_and(|core| core.state(&branch).is_none()) {
+                let evidence = self.bank(who).evidence_of(&branch);
+                self.participate(who, Event::Recovered { branch, evidence });
+            }
+        }
     }
 
     fn connect(&mut self, who: usize) {
@@ -285,7 +242,8 @@ impl World {
         let seen = core.seen().collect();
         node.session = Some(session);
         node.owner = None;
-        self.send_up(who, Up::Hello { seen });
+        let instance = node.instance(who);
+        self.send_up(who, Up::Hello { instance, seen });
         self.participant_later(who, 300, ParticipantStep::CheckSession { session });
     }
 
@@ -332,7 +290,7 @@ impl World {
                 }
                 return;
             }
-            Down::Ended(mark) => return node.bank.ended(mark.0),
+            Down::Ended(mark) => return self.bank(who).ended(mark.0),
             Down::Enlisted { branch, joined } => return self.enlisted(who, branch, joined),
             Down::Verdict { branch, verdict } => (branch, Order::Answer(verdict)),
             Down::Message { branch, message } => (branch, order(message)),
@@ -341,7 +299,7 @@ impl World {
         if node.core.as_ref().is_some_and(|core| core.state(&branch).is_none()) {
             // What the mark has passed is durably over: an order about it is an old one, and the
             // bank has no proof left to answer it by.
-            if node.bank.passed(&branch.gtrid) {
+            if self.bank(who).passed(&branch.gtrid) {
                 return;
             }
             // An order that has overtaken the answer to the enlistment: no work may follow it.
@@ -397,10 +355,12 @@ impl World {
         if join.tries > ENLIST_TRIES_MAX {
             return self.refuse_work(who, id, "the coordinator does not answer");
         }
+        let branch = join.branch;
+        let instance = node.instance(who);
         let enlistment = Enlistment {
-            branch: join.branch,
+            branch,
             participant: node.name.clone(),
-            instance: InstanceId([u8::try_from(node.life % 256).unwrap_or(0); 16]),
+            instance,
             resource: node.resource.clone(),
             inquires: true,
             vote: None,
@@ -445,7 +405,7 @@ impl World {
         let mut failure = None;
         if !active {
             failure = Some("the branch is not active");
-        } else if let Err(busy) = node.bank.work(branch, &moves) {
+        } else if let Err(busy) = self.bank(who).work(branch, &moves) {
             failure = Some(busy);
         } else if !moves.is_empty() {
             self.fact(&Fact::Worked(branch, moves.iter().map(|(_, by)| by).sum()));
@@ -462,7 +422,7 @@ impl World {
         let Some(at) = node.joins.iter().position(|join| join.id == id) else { return };
         let join = node.joins.swap_remove(at);
         let branch = join.branch;
-        let worked = node.bank.worked(&branch);
+        let worked = self.bank(who).worked(&branch);
         let left = Event::Left { branch, failure: failure.map(str::to_owned) };
         self.participate(who, left);
         if failure.is_none() && worked && self.random.chance(self.swarm.early_vote) {
@@ -483,7 +443,7 @@ impl World {
     }
 
     /// One event into the core, and what it wants done.
-    fn participate(&mut self, who: usize, event: Event) {
+    pub(super) fn participate(&mut self, who: usize, event: Event) {
         let now = self.now();
         let Some(core) = &mut self.participants[who].core else { return };
         if let Some(id) = branch_of(&event) {
@@ -538,97 +498,6 @@ impl World {
         }
         self.send_up(who, Up::Answer { branch, answer });
     }
-
-    /// Calls the bank. What needs a record returns when that is durable.
-    fn call(&mut self, who: usize, branch: BranchId, call: &Call) {
-        // The operator's record is on its way to the disk: the bank answers when it is there.
-        let ending = self.participants[who].writes_about(&branch);
-        if ending || self.random.chance(self.swarm.resource_retry) {
-            return self.return_later(who, branch, Returned::Retry);
-        }
-        let bank = &mut self.participants[who].bank;
-        let worked = bank.worked(&branch) && bank.active().any(|id| id == branch);
-        match bank.call(&branch, call) {
-            Step::Now(result) => {
-                if worked && !self.participants[who].bank.knows(&branch) {
-                    self.fact(&Fact::Ended(branch, BranchResult::RolledBack));
-                }
-                self.return_later(who, branch, result);
-            }
-            Step::After(record, result) => self.write(who, record, Some(result)),
-        }
-    }
-
-    fn return_later(&mut self, who: usize, branch: BranchId, result: Returned) {
-        let delay_ms = self.random.between(0, 2);
-        self.participant_later(who, delay_ms, ParticipantStep::Return { branch, result });
-    }
-
-    fn write(&mut self, who: usize, record: BankRecord, result: Option<Returned>) {
-        self.participants[who].queued.push((record, result));
-        self.flush_bank(who);
-    }
-
-    fn flush_bank(&mut self, who: usize) {
-        let node = &mut self.participants[who];
-        if !node.syncing.is_empty() || node.queued.is_empty() {
-            return;
-        }
-        node.syncing = std::mem::take(&mut node.queued);
-        node.syncing.iter().for_each(|(record, _)| node.disk.write(record.clone()));
-        let items = node.disk.written();
-        let early = match self.swarm.mistake {
-            Some(Mistake::VoteBeforeSync) => {
-                take_results(node, |record| matches!(record, BankRecord::Prepared { .. }))
-            }
-            Some(Mistake::AcknowledgeBeforeSync) => {
-                take_results(node, |record| matches!(record, BankRecord::Committed { .. }))
-            }
-            _ => Vec::new(),
-        };
-        let delay_ms = self.random.between(0, self.swarm.sync_ms);
-        self.participant_later(who, delay_ms, ParticipantStep::Synced { items });
-        for (branch, result) in early {
-            self.return_later(who, branch, result);
-        }
-    }
-
-    fn bank_synced(&mut self, who: usize, items: usize) {
-        if self.random.chance(self.swarm.fail_sync) {
-            self.trace.line(|| format!("the sync of {who} fails"));
-            return self.kill_participant(who);
-        }
-        let node = &mut self.participants[who];
-        node.disk.synced(items);
-        let synced = std::mem::take(&mut node.syncing);
-        let life = node.life;
-        for (record, _) in &synced {
-            self.participants[who].bank.apply(record);
-            self.bank_fact(record);
-        }
-        self.flush_bank(who);
-        for (record, result) in synced {
-            // The process may die on the way.
-            if let Some(result) = result.filter(|_| self.participants[who].life == life) {
-                self.participate(who, Event::Returned { branch: record.branch(), result });
-            }
-        }
-    }
-
-    fn end_alone(&mut self, who: usize, branch: BranchId, result: BranchResult) {
-        let node = &self.participants[who];
-        if !node.writes_about(&branch) && node.bank.prepared().any(|id| id == branch) {
-            self.write(who, BankRecord::Alone { branch, result }, None);
-        }
-    }
-}
-
-fn take_results(
-    node: &mut ParticipantNode,
-    which: impl Fn(&BankRecord) -> bool,
-) -> Vec<(BranchId, Returned)> {
-    let taken = node.syncing.iter_mut().filter(|(record, _)| which(record));
-    taken.filter_map(|(record, result)| result.take().map(|it| (record.branch(), it))).collect()
 }
 
 fn order(message: unanimous_core::Message) -> Order {

@@ -56,6 +56,8 @@ pub struct Totals {
     pub power_losses: u64,
     /// Participants, summed over the schedules.
     pub participants: u64,
+    /// Their processes, summed over the schedules.
+    pub processes: u64,
     /// Transactions begun.
     pub transactions: u64,
     /// Those committed.
@@ -121,6 +123,7 @@ impl Share {
         totals.crashes += schedule.crashes;
         totals.power_losses += schedule.power_losses;
         totals.participants += schedule.participants;
+        totals.processes += schedule.processes;
         totals.transactions += schedule.transactions;
         totals.committed += schedule.committed;
         totals.rolled_back += schedule.rolled_back;
@@ -140,6 +143,7 @@ impl Share {
         totals.crashes += more.crashes;
         totals.power_losses += more.power_losses;
         totals.participants += more.participants;
+        totals.processes += more.processes;
         totals.transactions += more.transactions;
         totals.committed += more.committed;
         totals.rolled_back += more.rolled_back;
@@ -202,6 +206,7 @@ fn totals(mut share: Share, seconds: f64, threads: usize) -> Totals {
         crashes: share.totals.crashes,
         power_losses: share.totals.power_losses,
         participants: share.totals.participants,
+        processes: share.totals.processes,
         transactions: share.totals.transactions,
         committed: share.totals.committed,
         rolled_back: share.totals.rolled_back,

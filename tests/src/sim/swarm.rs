@@ -59,6 +59,8 @@ pub enum Mistake {
 pub struct Swarm {
     /// 1 to 3.
     pub participants: usize,
+    /// Participants of whom two processes run: the first so many.
+    pub second_instances: usize,
     /// 1 to 3.
     pub clients: usize,
     /// Transactions that each client begins.
@@ -156,19 +158,17 @@ impl Swarm {
         let fail_work = rate(300, &[30, 100]);
         let compact = rate(700, &[5, 20, 100, 300]);
         let space = rate(150, &[5, 30]);
-        let mut limits = draw_limits(random, faultless);
-        if decides_alone > 0 {
-            // Heuristic transactions stay in the table until a person resolves them.
-            limits.transactions_max = 1_000;
-        }
+        let limits = draw_limits(random, faultless, decides_alone > 0);
         let times = draw_times(random);
         let timeout_ms = if faultless {
             (50_000, 60_000)
         } else {
             random.pick(&[(50, 400), (300, 1_500), (2_000, 5_000), (2_000, 5_000)])
         };
+        let participants = random.pick(&[1, 2, 2, 2, 3, 3]);
         Self {
-            participants: random.pick(&[1, 2, 2, 2, 3, 3]),
+            participants,
+            second_instances: random.pick(&[0, 0, 0, 1, participants]),
             clients: random.pick(&[1, 2, 2, 3]),
             transactions_per_client: random.pick(&[1, 1, 2, 2, 3]),
             accounts: random.pick(&[2, 4, 8]),
@@ -220,7 +220,7 @@ impl Swarm {
     }
 }
 
-fn draw_limits(random: &mut Random, faultless: bool) -> Limits {
+fn draw_limits(random: &mut Random, faultless: bool, decides_alone: bool) -> Limits {
     let mut limits = Limits {
         retry_ms_min: random.pick(&[20, 100, 200]),
         retry_ms_max: random.pick(&[400, 1_500, 5_000]),
@@ -237,6 +237,10 @@ fn draw_limits(random: &mut Random, faultless: bool) -> Limits {
         limits.redrive_window = random.pick(&[1, 1, 2, 256]);
         limits.ticks_max = random.pick(&[1, 2, 1_000]);
         limits.participants_max = random.pick(&[1, 10_000, 10_000, 10_000]);
+    }
+    if decides_alone {
+        // Heuristic transactions stay in the table until a person resolves them.
+        limits.transactions_max = 1_000;
     }
     limits
 }

@@ -7,6 +7,7 @@ use super::network::{Network, Parcel};
 use super::participant::{ParticipantNode, ParticipantStep};
 use super::queue::Queue;
 use super::random::Random;
+use super::store::StoreNode;
 use super::swarm::{Mistake, Swarm};
 use super::trace::Trace;
 use crate::invariants::{Fact, Ledger, Rest, Violation};
@@ -27,6 +28,8 @@ pub(super) enum Happening {
     Coordinator { life: u32, step: CoordinatorStep },
     /// At a participant, unless its process has died since.
     Participant { who: usize, life: u32, step: ParticipantStep },
+    /// The sync of a store's records returns, unless the store has died since.
+    Store { at: usize, life: u32, items: usize },
     /// A client has waited long enough, unless something came.
     Client { who: usize, wake: u64 },
 }
@@ -36,6 +39,7 @@ pub(super) enum Happening {
 pub(super) enum Node {
     Coordinator,
     Participant(usize),
+    Store(usize),
     Client(usize),
 }
 
@@ -62,6 +66,8 @@ pub struct Schedule {
     pub drops: u64,
     /// Participants in this schedule.
     pub participants: u64,
+    /// Their processes.
+    pub processes: u64,
     /// Equal for equal schedules.
     pub trace_hash: u64,
     /// The step of the violation.
@@ -80,7 +86,9 @@ pub(super) struct World {
     pub(super) queue: Queue<Happening>,
     pub(super) network: Network,
     pub(super) coordinator: CoordinatorNode,
+    /// Processes; several may belong to one participant.
     pub(super) participants: Vec<ParticipantNode>,
+    pub(super) stores: Vec<StoreNode>,
     pub(super) clients: Vec<ClientNode>,
     pub(super) ledger: Ledger,
     pub(super) trace: Trace,
@@ -100,16 +108,20 @@ impl World {
     pub(super) fn new(seed: u64, mistake: Option<Mistake>, text: bool) -> Self {
         let mut random = Random::new(seed);
         let swarm = Swarm::draw(&mut random, mistake);
+        let processes = swarm.participants + swarm.second_instances;
         let ledger = Ledger {
             decides_alone: swarm.decides_alone > 0,
             faultless: swarm.faultless,
             ..Ledger::default()
         };
         let mut world = Self {
-            network: Network::new(swarm.participants, swarm.clients),
-            coordinator: CoordinatorNode::new(swarm.participants),
-            participants: (0..swarm.participants)
-                .map(|who| ParticipantNode::new(who, &swarm))
+            network: Network::new(processes, swarm.clients),
+            coordinator: CoordinatorNode::new(processes),
+            participants: (0..processes)
+                .map(|who| ParticipantNode::new(who % swarm.participants))
+                .collect(),
+            stores: (0..swarm.participants)
+                .map(|at| StoreNode::new(&swarm, at + swarm.participants < processes))
                 .collect(),
             clients: (0..swarm.clients).map(|_| ClientNode::new(&swarm)).collect(),
             queue: Queue::new(),
@@ -178,6 +190,7 @@ impl World {
                     self.participant_step(who, step);
                 }
             }
+            Happening::Store { at, life, items } => self.store_synced(at, life, items),
             Happening::Client { who, wake } => self.client_wakes(who, wake),
         }
     }
@@ -187,6 +200,7 @@ impl World {
             Happening::Arrive(parcel) => parcel.receiver(),
             Happening::Coordinator { .. } => Node::Coordinator,
             Happening::Participant { who, .. } => Node::Participant(*who),
+            Happening::Store { at, .. } => Node::Store(*at),
             Happening::Client { who, .. } => Node::Client(*who),
         }
     }
@@ -230,20 +244,21 @@ impl World {
                 .transactions(None)
                 .all(|(_, transaction)| transaction.state() == State::Heuristic)
             && self.participants.iter().all(ParticipantNode::at_rest)
+            && self.stores.iter().all(StoreNode::at_rest)
     }
 
     fn judge_rest(&mut self) {
         let rest = Rest {
             unfinished: self.unfinished(),
             prepared: self
-                .participants
+                .stores
                 .iter()
                 .flat_map(|p| p.fold_disk(&self.swarm).prepared().collect::<Vec<BranchId>>())
                 .collect(),
             sum: 0,
             sum_at_start: 0,
             participants: self
-                .participants
+                .stores
                 .iter()
                 .map(|p| (p.fold_disk(&self.swarm).sum(), p.sum_at_start))
                 .collect(),
@@ -269,7 +284,7 @@ impl World {
             ),
         }
         for participant in &self.participants {
-            unfinished.extend(participant.unfinished());
+            unfinished.extend(participant.unfinished(&self.stores[participant.store]));
         }
         for (who, client) in self.clients.iter().enumerate() {
             if !client.done() {
@@ -297,7 +312,8 @@ impl World {
             rolled_back: transactions.iter().filter(told_rolled_back).count() as u64,
             decided_alone: alone.count() as u64,
             drops: self.drops,
-            participants: self.participants.len() as u64,
+            participants: self.stores.len() as u64,
+            processes: self.participants.len() as u64,
             step,
             violation: self.violation,
             ..Schedule::default()
