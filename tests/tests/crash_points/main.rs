@@ -20,7 +20,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
-use world::{BANKS, ROLES, Role, World};
+use world::{ROLES, Role, World};
 
 /// No case takes so long; what does, hangs.
 const HANG: Duration = Duration::from_secs(120);
