@@ -187,7 +187,8 @@ mod tests {
             };
             let branches: Vec<_> = branches.into_iter().map(bqual).collect();
             let unforgotten = branches.iter().skip(forgotten).copied().collect();
-            OutcomeRecord { gtrid: Gtrid::new(owner(owners.0), sequence, kind), branches, unforgotten }
+            let gtrid = Gtrid::new(owner(owners.0), sequence, kind);
+            OutcomeRecord { gtrid, branches, unforgotten }
         }
     }
 

@@ -1,5 +1,5 @@
-//! One sled 0.34.7 database with frames: a volume (see [`crate::volumes`]). The only file that knows
-//! sled.
+//! One sled 0.34.7 database with frames: a volume (see [`crate::volumes`]). The only file that
+//! knows sled.
 //!
 //! - `flush()` is not durable on Linux (`sync_file_range`): `append` follows it with `sync_data` on
 //!   a handle of our own, opened before sled writes a byte, so that it sees every write-back error.
@@ -70,8 +70,8 @@ impl SledStore {
         Ok(Self { db: Some(db), own_handle, blobs, dir: dir.to_owned() })
     }
 
-    /// Gives back the zeros that sled has written behind its data: on opening it fills a segment up.
-    /// They read the same from a hole.
+    /// Gives back the zeros that sled has written behind its data: on opening it fills a segment
+    /// up. They read the same from a hole.
     pub(crate) fn give_back_zeros(&self) -> Result<(), StoreError> {
         self.flush()?;
         let io = |error: std::io::Error| StoreError::Io {

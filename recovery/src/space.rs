@@ -18,9 +18,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 pub(crate) const FILE: &str = "reserve";
-/// What one call of the store may write at most: less than one of sled's segments (8 MiB, see
-/// [`crate::retained`]) and what the file system needs to book it.
-pub(crate) const WRITE_BYTES_MAX: u64 = 12 << 20;
+/// What one call of the store may write at most: a frame (96 KiB), the leaf of 16 that sled writes
+/// with it now and then, and what the file system needs to book it.
+pub(crate) const WRITE_BYTES_MAX: u64 = 4 << 20;
 /// What the store itself may write when it opens: sled begins a segment.
 const OPEN_BYTES: u64 = 8 << 20;
 const CHUNK_BYTES: usize = 1 << 20;
@@ -29,7 +29,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
     /// Allocated at the open for what must still be written when the disk is full. On a small file
-    /// system at most a quarter of it; below 12 MiB it is of no use, one write may need that.
+    /// system at most a quarter of it; below 4 MiB it is of no use, one write may need that.
     pub reserve_bytes: u64,
     /// Below this the disk counts as nearly full. On a small file system at most a quarter of it.
     pub free_bytes_min: u64,

@@ -1,16 +1,16 @@
 //! The store of frames: sled databases one after the other, the newest is written.
 //!
 //! ```text
-//! LOG/volume-00000004/   complete: never written again, removed as a whole once it is below the start
+//! LOG/volume-00000004/   complete: never written again, removed once all of it is below the start
 //! LOG/volume-00000005/   the current one
 //! LOG/volume-00000006/   empty: made ahead, so that a frame never waits for it
 //! LOG/next/              being made; means nothing
 //! LOG/dropped/           being removed; means nothing
 //! ```
 //! Why not one database: sled never gives back what keys that come and go leave behind (measured:
-//! with 10 to 18 MiB of live frames its file grew to 80 MiB), and before it reuses a segment it asks
-//! only its own, not durable, reckoning. A volume fits one segment of sled: nothing in it is ever
-//! reused, and frames go by removing a directory.
+//! with 10 to 18 MiB of live frames its file grew to 80 MiB), and before it reuses a segment it
+//! asks only its own, not durable, reckoning. A volume fits one segment of sled: nothing in it is
+//! ever reused, and frames go by removing a directory.
 
 use crate::crash_point::crash_point;
 use crate::files;
@@ -26,9 +26,9 @@ use unanimous_core::FrameNumber;
 const PREFIX: &str = "volume-";
 const NEXT: &str = "next";
 const DROPPED: &str = "dropped";
-/// Bytes of frames in a volume, each counted with [`FRAME_SHARE_BYTES`]: sled writes up to four times
-/// as much, and a volume has to fit one of its segments (8 MiB). A frame that comes while the next
-/// volume is not ready goes into the current one all the same.
+/// Bytes of frames in a volume, each counted with [`FRAME_SHARE_BYTES`]: sled writes up to three
+/// times as much, and a volume has to fit one of its segments (8 MiB). A frame that comes while the
+/// next volume is not ready goes into the current one all the same.
 const VOLUME_BYTES_MAX: u64 = 2 << 20;
 /// A crash sweep passes the turning over with a few frames, and surely: it sets the size, and then
 /// a frame waits for the next volume.
@@ -167,7 +167,8 @@ impl Volumes {
         sealed.chain([&self.current.store])
     }
 
-    /// Goes over to the next volume if this one is full and that one ready, and has it made in time.
+    /// Goes over to the next volume if this one is full and that one ready, and has it made in
+    /// time.
     fn turn_over(&mut self) {
         if let Next::Making(made) = &self.next {
             let received = match swept_volume_bytes() {

@@ -48,8 +48,8 @@ pub struct Config {
     /// Length of one message, in bytes. A longer one ends its session, or fails its call with
     /// OUT_OF_RANGE.
     pub message_bytes_max: usize,
-    /// Record bytes that wait for the log. At the limit Begin is refused with LOG_BUSY, and a commit
-    /// waits before its participants prepare; what is prepared is finished.
+    /// Record bytes that wait for the log. At the limit Begin is refused with LOG_BUSY, and a
+    /// commit waits before its participants prepare; what is prepared is finished.
     pub log_queue_bytes_max: u64,
     /// Bytes of frames above which the log is compacted, unless what was live after the last
     /// compaction is more than half of them: then twice that. A compaction moves what is live to
@@ -90,7 +90,7 @@ impl Default for Config {
             calls_max: 400_000,
             message_bytes_max: 4 << 20,
             log_queue_bytes_max: 64 << 20,
-            log_bytes_compact: 4 << 20,
+            log_bytes_compact: 3 << 20,
             log_slow_ms: 1_000,
             orphans_max: 1_000,
             queries_queue: 64,

@@ -1,5 +1,5 @@
-//! Prepared branches that participants ask about and that this coordinator may not judge (section 6:
-//! "leave alone"): listed for a person.
+//! Prepared branches that participants ask about and that this coordinator may not judge (section
+//! 6: "leave alone"): listed for a person.
 
 use std::collections::BTreeMap;
 use unanimous_core::{BranchId, Millis, Owner, ParticipantName};

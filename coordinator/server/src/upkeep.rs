@@ -6,8 +6,9 @@ use crate::refusal::Refusal;
 use unanimous_core::{CallerId, Event, Lsn, Millis, Request};
 use unanimous_recovery::{Stats, crash_point};
 
-/// Transactions and outcomes that one step of a compaction moves: less than a commit takes.
-const COMPACT_ITEMS_MAX: usize = 256;
+/// Transactions and outcomes that one step of a compaction moves: a millisecond's work. With fewer,
+/// the log grows by more than is live until all are moved.
+const COMPACT_ITEMS_MAX: usize = 1_024;
 
 /// Who asks where nobody gets a reply.
 const NOBODY: CallerId = CallerId(0);
