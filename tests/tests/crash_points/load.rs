@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// Transfers at the same time, and one after the other in each lane: enough that each point of a
 /// transaction is passed.
 const LANES: u32 = 3;
-const TRANSFERS_PER_LANE: u32 = 4;
+const TRANSFERS_PER_LANE: u32 = 12;
 /// Between two questions whether a bank has anything in doubt; its answer is what counts.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
