@@ -213,6 +213,9 @@ impl Process {
     }
 }
 
+/// So much of the log is kept: a few hundred thousand transactions.
+const LOG_BYTES_COMPACT: &str = "64MiB";
+
 impl Spec {
     fn spawn(&self, executable: &PathBuf) -> Result<Running, Failure> {
         let failed = |doing: String| {
@@ -228,6 +231,8 @@ impl Spec {
         config::variables().for_each(|name| {
             command.env_remove(name);
         });
+        // What became of each transaction is read from the log at the end.
+        command.env("UNANIMOUS_LOG_BYTES_COMPACT", LOG_BYTES_COMPACT);
         let mut child = command
             .args(&self.args)
             .stdin(Stdio::piped())
