@@ -25,6 +25,13 @@ pub(crate) const WRITE_BYTES_MAX: u64 = 4 << 20;
 const OPEN_BYTES: u64 = 8 << 20;
 const CHUNK_BYTES: usize = 1 << 20;
 
+/// What this process may still write. Root may use the blocks that are kept for root.
+fn usable_bytes(statvfs: &rustix::fs::StatVfs) -> u64 {
+    let root = rustix::process::geteuid().is_root();
+    let blocks = if root { statvfs.f_bfree } else { statvfs.f_bavail };
+    blocks.saturating_mul(statvfs.f_frsize)
+}
+
 /// How much room the log wants to have beside itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
@@ -116,7 +123,7 @@ impl SpaceWatch {
 
     fn measure(&mut self) -> io::Result<u64> {
         let statvfs = rustix::fs::fstatvfs(&self.dir)?;
-        self.seen.free_bytes = statvfs.f_bavail.saturating_mul(statvfs.f_frsize);
+        self.seen.free_bytes = usable_bytes(&statvfs);
         Ok(self.seen.free_bytes)
     }
 
@@ -280,7 +287,7 @@ pub(crate) fn has_room_for_copy(dir: &Path, log: &Path) -> Result<bool, OpenErro
 fn free_bytes(dir: &Path) -> Result<u64, OpenError> {
     let statvfs = rustix::fs::statvfs(dir)
         .map_err(|errno| OpenError::io("reading the file system of", dir)(errno.into()))?;
-    Ok(statvfs.f_bavail.saturating_mul(statvfs.f_frsize))
+    Ok(usable_bytes(&statvfs))
 }
 
 #[cfg(test)]
