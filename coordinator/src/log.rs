@@ -131,6 +131,7 @@ fn gtrid(record: &Record) -> Option<unanimous_core::Gtrid> {
         | Record::Participant { .. } => None,
         Record::Commit { gtrid, .. }
         | Record::Carried { gtrid, .. }
+        | Record::Labelled { gtrid, .. }
         | Record::Forgotten { gtrid, .. }
         | Record::Heuristic { gtrid, .. }
         | Record::Matched { gtrid, .. }
@@ -170,6 +171,11 @@ fn line(stored: &StoredRecord, record: &Record, output: Output) -> String {
         Record::Forgotten { gtrid, bqual } => format!("FORGOTTEN  {gtrid} branch {bqual}"),
         Record::Participant { name, resources } => {
             format!("KNOWN      {name} {}", resource_words(resources).join(" "))
+        }
+        Record::Labelled { gtrid, labels } => {
+            let words: Vec<String> =
+                labels.iter().map(|(key, value)| format!("{key}={value:?}")).collect();
+            format!("LABELLED   {gtrid} {}", words.join(" "))
         }
     };
     format!("{:>10} {:>10}  {at}  {what}", stored.frame.0, stored.lsn.0)
@@ -251,6 +257,11 @@ fn value(stored: &StoredRecord, record: &Record) -> Value {
             "record": "participant",
             "name": name.as_str(),
             "resource_ids": resource_words(resources),
+        }),
+        Record::Labelled { gtrid, labels } => json!({
+            "record": "labelled",
+            "gtrid": gtrid.to_string(),
+            "labels": labels.iter().collect::<std::collections::BTreeMap<_, _>>(),
         }),
     };
     value["frame"] = stored.frame.0.into();

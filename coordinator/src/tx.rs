@@ -48,7 +48,7 @@ async fn list(
         let request = v1::ListTransactionsRequest {
             page_size: wanted.min(PAGE_MAX),
             page_token: token,
-            states: states.iter().map(|state| state_number(*state)).collect(),
+            filter: String::new(),
         };
         let page = admin
             .list_transactions(request)

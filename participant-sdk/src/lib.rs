@@ -15,6 +15,7 @@
 //! one task; no decision is ever made here. It prints nothing and reads no configuration.
 
 pub mod client;
+pub mod context;
 #[cfg(feature = "embedded-resource")]
 pub mod embedded;
 pub mod participant;
@@ -31,6 +32,7 @@ mod wire;
 pub use client::{
     Begin, BeginError, Client, ClientBuilder, ConnectError, Resolution, ResolveError,
 };
+pub use context::{Carrier, Context};
 pub use crash::CRASH_POINTS;
 pub use endpoint::BadAddress;
 pub use participant::{

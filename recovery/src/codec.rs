@@ -24,6 +24,7 @@ mod tag {
     pub(super) const CARRIED_OUTCOMES: u8 = 16;
     pub(super) const FORGOTTEN: u8 = 17;
     pub(super) const PARTICIPANT: u8 = 18;
+    pub(super) const LABELLED: u8 = 19;
 }
 
 /// bincode counts decoded sizes, at most 8 times the encoded ones (a u64 of one byte).
@@ -84,6 +85,7 @@ pub fn encode_record(record: &Record) -> Vec<u8> {
         Record::Participant { name, resources } => {
             fields(tag::PARTICIPANT, encode(&(name, resources)))
         }
+        Record::Labelled { gtrid, labels } => fields(tag::LABELLED, encode(&(gtrid, labels))),
     }
 }
 
@@ -129,6 +131,10 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record, CodecError> {
             let (name, resources) = decode(fields)?;
             Record::Participant { name, resources }
         }
+        tag::LABELLED => {
+            let (gtrid, labels) = decode(fields)?;
+            Record::Labelled { gtrid, labels }
+        }
         unknown => return Err(CodecError::UnknownTag(unknown)),
     })
 }
@@ -161,7 +167,7 @@ mod tests {
     use proptest::prelude::*;
     use unanimous_core::record::{BranchKind, BranchRecord, Evidence, OutcomeRecord};
     use unanimous_core::{
-        Bqual, BranchResult, Decision, Gtrid, LogId, Owner, ParticipantName, ResourceId,
+        Bqual, BranchResult, Decision, Gtrid, Labels, LogId, Owner, ParticipantName, ResourceId,
         TransactionName,
     };
 
@@ -192,6 +198,7 @@ mod tests {
         let result = BranchResult::RolledBack;
         let participant = branches[0].participant.clone();
         let resources = vec![branches[0].resource.clone()];
+        let labels = Labels::new([("order", "4711"), ("customer", "Müller")]).unwrap();
         let outcome =
             OutcomeRecord { gtrid, branches: vec![bqual, bqual], unforgotten: vec![bqual] };
         let carried = Record::Carried {
@@ -213,6 +220,7 @@ mod tests {
             ("carried_outcomes", Record::CarriedOutcomes { committed: vec![outcome] }),
             ("forgotten", Record::Forgotten { gtrid, bqual }),
             ("participant", Record::Participant { name: participant, resources }),
+            ("labelled", Record::Labelled { gtrid, labels }),
         ]
     }
 
@@ -247,7 +255,7 @@ mod tests {
             let longer = [&bytes[..], &[0]].concat();
             assert_eq!(decode_record(&longer), Err(CodecError::TrailingBytes(1)), "{name}");
         }
-        for unknown in [0, 7, 14, 19, 255] {
+        for unknown in [0, 7, 14, 20, 255] {
             assert_eq!(decode_record(&[unknown, 1]), Err(CodecError::UnknownTag(unknown)));
         }
     }

@@ -105,9 +105,10 @@ impl World {
     /// Transactions in one state.
     async fn list(&self, state: v1::TransactionState) -> Vec<v1::Transaction> {
         let mut admin = AdminServiceClient::connect(self.coordinator.admin_url()).await.unwrap();
-        let states = vec![state.into()];
+        let state = state.as_str_name().trim_start_matches("TRANSACTION_STATE_");
+        let filter = format!("state={state}");
         let request =
-            v1::ListTransactionsRequest { states, page_size: 1_000, ..Default::default() };
+            v1::ListTransactionsRequest { filter, page_size: 1_000, ..Default::default() };
         admin.list_transactions(request).await.unwrap().into_inner().transactions
     }
 

@@ -382,6 +382,58 @@ impl TransactionName {
     }
 }
 
+/// Words about a transaction, by key: what the business act is about, for people and filters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Labels(Arc<[(Arc<str>, Arc<str>)]>);
+
+impl Labels {
+    /// Labels of one transaction.
+    pub const LEN_MAX: usize = 8;
+
+    /// Checks and takes labels; they are kept in the order of their keys.
+    ///
+    /// # Errors
+    /// The rule that they break.
+    pub fn new<'a>(labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, IdError> {
+        let broken = |what, rule| Err(IdError::Name { what, rule });
+        let mut kept: Vec<(Arc<str>, Arc<str>)> = Vec::new();
+        for (key, value) in labels {
+            let known = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_.".contains(&c);
+            if !(1..=32).contains(&key.len()) || !key.bytes().all(known) {
+                let rule = "must be 1 to 32 of a-z, 0-9, '-', '_' and '.'";
+                return broken("a label's key", rule);
+            }
+            if value.len() > 128 || value.chars().any(char::is_control) {
+                let rule = "must be at most 128 bytes without control characters";
+                return broken("a label's value", rule);
+            }
+            kept.push((key.into(), value.into()));
+        }
+        kept.sort();
+        if kept.len() > Self::LEN_MAX || kept.windows(2).any(|two| two[0].0 == two[1].0) {
+            return broken("the labels", "must be at most 8, each key once");
+        }
+        Ok(Self(kept.into()))
+    }
+
+    /// Keys and values, in the order of the keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (&**key, &**value))
+    }
+
+    /// The value under a key.
+    #[must_use]
+    pub fn value(&self, key: &str) -> Option<&str> {
+        self.iter().find(|(known, _)| *known == key).map(|(_, value)| value)
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -430,6 +482,24 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Gtrid>(), Err(IdError::Hex { what: "the gtrid" }), "{text:?}");
         }
+    }
+
+    #[test]
+    fn labels_are_few_short_and_in_the_order_of_their_keys() {
+        let labels = Labels::new([("order", "4711"), ("customer", "Müller & \"Co\"")]).unwrap();
+        let all: Vec<_> = labels.iter().collect();
+        assert_eq!(all, [("customer", "Müller & \"Co\""), ("order", "4711")]);
+        assert_eq!((labels.value("order"), labels.value("x")), (Some("4711"), None));
+        let long = "v".repeat(129);
+        for bad in [("", "v"), ("A", "v"), ("a b", "v"), ("ä", "v"), ("k", &long), ("k", "\u{1b}")]
+        {
+            assert!(Labels::new([bad]).is_err(), "{bad:?}");
+        }
+        assert!(Labels::new([(&*"k".repeat(33), "v")]).is_err());
+        assert!(Labels::new([("k", "1"), ("k", "2")]).is_err(), "twice");
+        let keys: Vec<String> = (0..9).map(|n| n.to_string()).collect();
+        let many = |n: usize| Labels::new(keys[..n].iter().map(|key| (&**key, "")));
+        assert!(many(8).is_ok() && many(9).is_err());
     }
 
     #[test]

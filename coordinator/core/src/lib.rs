@@ -38,7 +38,7 @@ pub mod tally;
 
 pub use coordinator::{Coordinator, Limits};
 pub use id::{
-    Bqual, BranchId, Gtrid, IdError, InstanceId, LogId, Owner, ParticipantName, ResourceId,
+    Bqual, BranchId, Gtrid, IdError, InstanceId, Labels, LogId, Owner, ParticipantName, ResourceId,
     TransactionName,
 };
 pub use message::{Action, Answer, CallerId, Event, Message, Request, Response, Route};

@@ -1,6 +1,8 @@
 //! What goes into the coordinator and what comes out of it.
 
-use crate::id::{BranchId, Gtrid, InstanceId, Owner, ParticipantName, ResourceId, TransactionName};
+use crate::id::{
+    BranchId, Gtrid, InstanceId, Labels, Owner, ParticipantName, ResourceId, TransactionName,
+};
 use crate::outcome::{BranchResult, Decision, Outcome};
 use crate::record::{Evidence, Record};
 use crate::{FrameNumber, Lsn};
@@ -51,6 +53,8 @@ pub enum Request {
     Begin {
         /// For lists.
         name: TransactionName,
+        /// For lists and filters.
+        labels: Labels,
         /// Milliseconds until it is rolled back if undecided; 0 means the default.
         timeout_ms: u64,
     },
@@ -78,6 +82,12 @@ pub enum Request {
         expected_branches: Option<u32>,
         /// Reply when it is decided, instead of [`Response::Pending`].
         wait: bool,
+    },
+    /// Send what the transaction's branches have not answered once more, now, and start its delays
+    /// afresh. Changes no decision.
+    Retry {
+        /// The transaction.
+        gtrid: Gtrid,
     },
     /// Tell a participant what became of its branch.
     Inquire {
@@ -277,8 +287,14 @@ pub enum Response {
     Ended(Ending),
     /// To `Resolve`: not decided yet.
     Pending,
-    /// To `Commit`, `Rollback`, `Resolve`: no record, and nothing may be presumed.
+    /// To `Commit`, `Rollback`, `Resolve`: no record, and nothing may be presumed. To `Retry`: no
+    /// such transaction in the table.
     Unknown,
+    /// To `Retry`.
+    Retried {
+        /// Branches that something was sent to; none: it waits for no branch.
+        branches: usize,
+    },
     /// To `Inquire`.
     Verdict(Verdict),
     /// Not carried out, nothing changed.

@@ -7,7 +7,7 @@
 //! Prepared (subordinate), OperatorAct, Branch (TCC over HTTP), Begin (sagas, messages). A reader
 //! that meets a tag it does not know refuses the log as of a newer format; nothing is skipped.
 
-use crate::id::{Bqual, Gtrid, ParticipantName, ResourceId, TransactionName};
+use crate::id::{Bqual, Gtrid, Labels, ParticipantName, ResourceId, TransactionName};
 use crate::outcome::{BranchResult, Decision};
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +100,14 @@ pub enum Record {
         name: ParticipantName,
         /// In order.
         resources: Vec<ResourceId>,
+    },
+    /// **L** The labels of the transaction whose Commit, Heuristic or Carried record comes before
+    /// it. For people: nothing follows from it, and without that record it is nothing.
+    Labelled {
+        /// The transaction.
+        gtrid: Gtrid,
+        /// Its labels; at least one.
+        labels: Labels,
     },
 }
 

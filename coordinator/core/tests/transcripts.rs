@@ -314,3 +314,39 @@ fn regression_what_ends_alone_after_a_vote_for_rollback_is_on_record() {
     s.acknowledges(1, Done::Heuristic(BranchResult::Committed), "by hand").done(2).flushed();
     s.check("regression_after_no");
 }
+
+/// The words are there for an operator after a restart, after a compaction, and with a heuristic.
+#[test]
+fn labels_stay_with_an_unfinished_transaction() {
+    let mut s = Script::new("A labelled transaction is decided, moved, recovered, and deviates.");
+    s.begin_labelled(&[("order", "4711"), ("customer", "Müller")]);
+    s.enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.votes_commit(1).votes_commit(2).flushed();
+    let labels = |s: &Script| {
+        let transaction = s.coordinator.transaction(&s.gtrid()).unwrap();
+        transaction.labels.value("order").map(str::to_owned)
+    };
+    s.restart().flushed();
+    assert_eq!(labels(&s).as_deref(), Some("4711"), "after a restart");
+    s.compact(100).flushed().restart().flushed();
+    assert_eq!(labels(&s).as_deref(), Some("4711"), "after a compaction");
+    s.acknowledges(1, Done::Heuristic(BranchResult::RolledBack), "by hand").flushed();
+    s.restart().flushed();
+    assert_eq!(labels(&s).as_deref(), Some("4711"), "after a heuristic");
+    s.check("labels");
+}
+
+#[test]
+fn a_retry_sends_again_at_once_and_decides_nothing() {
+    let mut s = Script::new("An operator does not want to wait for the next try.");
+    s.begin().enlist(1).enlist(2);
+    s.retry();
+    s.commit(Some(2), Wait::Decided).retry();
+    s.votes_commit(1).retry().votes_commit(2);
+    s.retry();
+    s.flushed();
+    s.done(1).retry();
+    s.done(2).flushed();
+    s.retry();
+    s.check("retry");
+}

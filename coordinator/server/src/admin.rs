@@ -1,7 +1,7 @@
 //! `AdminService`: on a runtime and a port of its own, talks to the driver through a bounded queue.
 
 use crate::refusal::Refusal;
-use crate::view::{Census, Query, Scan, Scanned};
+use crate::view::{Census, Query, Retried, Scan, Scanned};
 use std::collections::BTreeMap;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
@@ -55,6 +55,20 @@ impl Admin {
         }
     }
 
+    async fn participants(&self) -> Result<Vec<v1::Participant>, Status> {
+        let mut participants = self.ask(Query::Participants).await?;
+        let pending = self.walk(Scan::default()).await?.pending;
+        count_pending(&mut participants, pending);
+        Ok(participants)
+    }
+
+    async fn find(&self, text: &str) -> Result<v1::Transaction, Status> {
+        match name(text).map_err(Refusal::status)? {
+            Name::Full(gtrid) => self.ask(|to| Query::Get(gtrid, to)).await?.ok_or_else(not_there),
+            Name::Suffix(digits) => self.by_suffix(digits).await,
+        }
+    }
+
     async fn by_suffix(&self, suffix: Vec<u8>) -> Result<v1::Transaction, Status> {
         let scan = Scan { suffix, rows_max: CANDIDATES_MAX, ..Scan::default() };
         let mut found = self.walk(scan).await?;
@@ -103,9 +117,11 @@ impl v1::admin_service_server::AdminService for Admin {
         let wire = request.into_inner();
         let page = page_size(wire.page_size);
         let rows_after = page_token(&wire.page_token).map_err(Refusal::status)?;
-        let states = states(&wire.states).map_err(Refusal::status)?;
+        if !wire.filter.is_empty() {
+            return Err(Refusal::unsupported("filter").status());
+        }
         // One more than the page, to know whether another follows.
-        let scan = Scan { states, rows_after, rows_max: page + 1, ..Scan::default() };
+        let scan = Scan { rows_after, rows_max: page + 1, ..Scan::default() };
         let Scanned { mut rows, matched, .. } = self.walk(scan).await?;
         let more = rows.len() > page;
         rows.truncate(page);
@@ -121,23 +137,46 @@ impl v1::admin_service_server::AdminService for Admin {
         &self,
         request: Request<v1::GetTransactionRequest>,
     ) -> Result<Response<v1::GetTransactionResponse>, Status> {
-        let text = request.into_inner().gtrid;
-        let transaction = match name(&text).map_err(Refusal::status)? {
-            Name::Full(gtrid) => {
-                self.ask(|to| Query::Get(gtrid, to)).await?.ok_or_else(not_there)?
-            }
-            Name::Suffix(digits) => self.by_suffix(digits).await?,
-        };
+        let transaction = self.find(&request.into_inner().gtrid).await?;
         Ok(Response::new(v1::GetTransactionResponse { transaction: Some(transaction) }))
+    }
+
+    async fn retry_transaction(
+        &self,
+        request: Request<v1::RetryTransactionRequest>,
+    ) -> Result<Response<v1::RetryTransactionResponse>, Status> {
+        let found = self.find(&request.into_inner().gtrid).await?;
+        let gtrid = found.gtrid.parse().map_err(|_| Refusal::internal().status())?;
+        let retried = self.ask(|to| Query::Retry(gtrid, to)).await?;
+        let Retried { transaction, branches } = retried.ok_or_else(not_there)?;
+        if branches == 0 {
+            let state = transaction.state().as_str_name();
+            let state = state.trim_start_matches("TRANSACTION_STATE_");
+            return Err(Refusal::nothing_to_retry(state).status());
+        }
+        Ok(Response::new(v1::RetryTransactionResponse {
+            transaction: Some(transaction),
+            branches: u32::try_from(branches).unwrap_or(u32::MAX),
+        }))
+    }
+
+    async fn get_participant(
+        &self,
+        request: Request<v1::GetParticipantRequest>,
+    ) -> Result<Response<v1::GetParticipantResponse>, Status> {
+        let name = request.into_inner().name;
+        let mut all = self.participants().await?.into_iter();
+        let participant = all.find(|participant| participant.name == name);
+        let unknown = || Refusal::not_found("no participant of this name has ever connected");
+        let participant = participant.ok_or_else(|| unknown().status())?;
+        Ok(Response::new(v1::GetParticipantResponse { participant: Some(participant) }))
     }
 
     async fn list_participants(
         &self,
         _: Request<v1::ListParticipantsRequest>,
     ) -> Result<Response<v1::ListParticipantsResponse>, Status> {
-        let mut participants = self.ask(Query::Participants).await?;
-        let pending = self.walk(Scan::default()).await?.pending;
-        count_pending(&mut participants, pending);
+        let participants = self.participants().await?;
         Ok(Response::new(v1::ListParticipantsResponse { participants }))
     }
 
@@ -213,15 +252,6 @@ fn page_token(text: &str) -> Result<Option<Gtrid>, Refusal> {
     text.parse().map(Some).map_err(bad)
 }
 
-fn states(wire: &[i32]) -> Result<Vec<v1::TransactionState>, Refusal> {
-    wire.iter()
-        .map(|state| match v1::TransactionState::try_from(*state) {
-            Ok(state) if state != v1::TransactionState::Unspecified => Ok(state),
-            _ => Err(Refusal::invalid("states", "a state that is not known")),
-        })
-        .collect()
-}
-
 #[derive(Debug, PartialEq, Eq)]
 enum Name {
     Full(Gtrid),
@@ -268,8 +298,6 @@ mod tests {
         assert_eq!((page_size(0), page_size(7), page_size(u32::MAX)), (50, 7, 1_000));
         assert!(page_token("garbage").is_err() && page_token("\0").is_err());
         assert_eq!(page_token(""), Ok(None));
-        assert!(states(&[0]).is_err() && states(&[-1]).is_err() && states(&[99]).is_err());
-        assert_eq!(states(&[6]), Ok(vec![v1::TransactionState::Committing]));
     }
 
     #[test]

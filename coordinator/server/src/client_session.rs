@@ -8,7 +8,7 @@ use crate::session::{
 };
 use tonic::{Request, Response, Status, Streaming};
 use unanimous_core::message::Wait;
-use unanimous_core::{Gtrid, InstanceId, Request as CoreRequest, TransactionName};
+use unanimous_core::{Gtrid, InstanceId, Labels, Request as CoreRequest, TransactionName};
 use unanimous_proto::v1;
 use unanimous_proto::v1::transact_request::Body;
 use unanimous_proto::v1::transact_response::Body as Said;
@@ -140,14 +140,16 @@ fn begin(wire: &v1::Begin) -> Call {
         return Err(Refusal::unsupported(field));
     }
     check_request_id(&wire.request_id)?;
-    begin_named(&wire.name, wire.timeout_ms)
+    begin_named(&wire.name, wire.timeout_ms, &wire.labels)
 }
 
-/// Begin, after the check of its name.
-pub(crate) fn begin_named(name: &str, timeout_ms: u64) -> Call {
+/// Begin, after the check of its name and labels.
+pub(crate) fn begin_named(name: &str, timeout_ms: u64, labels: &[v1::Label]) -> Call {
     let name =
         TransactionName::new(name).map_err(|error| Refusal::invalid("name", error.to_string()))?;
-    Ok(CoreRequest::Begin { name, timeout_ms })
+    let labels = Labels::new(labels.iter().map(|label| (&*label.key, &*label.value)))
+        .map_err(|error| Refusal::invalid("labels", error.to_string()))?;
+    Ok(CoreRequest::Begin { name, labels, timeout_ms })
 }
 
 /// Commit. A way to wait that is not known is refused before anything happens.

@@ -64,6 +64,7 @@ enum Caller {
     Client { session: SessionId, call: u64, gtrid: Option<Gtrid> },
     Enlist { session: SessionId, branch: BranchId },
     Inquire { session: SessionId, branch: BranchId },
+    Retry(Gtrid, oneshot::Sender<Option<view::Retried>>),
 }
 
 struct Client {
@@ -427,7 +428,8 @@ impl Driver {
             | Record::Matched { .. }
             | Record::OutcomeFloor { .. }
             | Record::Forgotten { .. }
-            | Record::Participant { .. } => {}
+            | Record::Participant { .. }
+            | Record::Labelled { .. } => {}
         }
         let bytes = codec::encode_record(record);
         if matches!(record, Record::Carried { .. } | Record::CarriedOutcomes { .. }) {
@@ -486,6 +488,10 @@ impl Driver {
                     self.registry.answer(now, session, Body::Enlisted(enlisted));
                 }
             }
+            Caller::Retry(gtrid, to) => {
+                // The caller may be gone.
+                let _ = to.send(view::retried(self, now, &gtrid, &response));
+            }
             Caller::Inquire { session, branch } => {
                 if let Response::Verdict(verdict) = response {
                     self.note_orphan(now, session, branch, &verdict);
@@ -526,7 +532,13 @@ impl Driver {
     }
 
     fn on_query(&mut self, now: Millis, query: Query) {
-        view::answer(self, now, query);
+        match query {
+            Query::Retry(gtrid, to) => {
+                let by = self.caller(Caller::Retry(gtrid, to));
+                self.handle(now, Event::Requested { by, request: Request::Retry { gtrid } });
+            }
+            query => view::answer(self, now, query),
+        }
     }
 
     fn on_time(&mut self, now: Millis) {

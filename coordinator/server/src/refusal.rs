@@ -63,6 +63,11 @@ impl Refusal {
         Self::new(Code::NotFound, "NOT_FOUND", detail, 0)
     }
 
+    pub(crate) fn nothing_to_retry(state: &str) -> Self {
+        let detail = format!("it is {state} and waits for no branch");
+        Self::new(Code::FailedPrecondition, "NOTHING_TO_RETRY", detail, 0)
+    }
+
     pub(crate) fn ambiguous(detail: impl Into<String>) -> Self {
         Self::new(Code::FailedPrecondition, "AMBIGUOUS_ID", detail, 0)
     }

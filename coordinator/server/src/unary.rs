@@ -66,7 +66,7 @@ impl v1::transaction_service_server::TransactionService for Transactions {
     ) -> Result<Response<v1::BeginResponse>, Status> {
         let wire = request.into_inner();
         let call = check_request_id(&wire.request_id)
-            .and_then(|()| begin_named(&wire.name, wire.timeout_ms));
+            .and_then(|()| begin_named(&wire.name, wire.timeout_ms, &wire.labels));
         match self.ask(call).await? {
             CoreResponse::Begun { gtrid, timeout_ms } => {
                 Ok(Response::new(v1::BeginResponse { gtrid: gtrid.to_string(), timeout_ms }))

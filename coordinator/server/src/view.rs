@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 use unanimous_core::coordinator::{Branch, BranchState, Limits, State, Transaction};
 use unanimous_core::message::Ending;
 use unanimous_core::{
-    BranchId, BranchResult, Gtrid, InstanceId, Millis, ParticipantName, ResourceId, Response,
+    BranchId, BranchResult, Gtrid, InstanceId, Labels, Millis, ParticipantName, ResourceId,
+    Response,
 };
 use unanimous_proto::v1;
 use unanimous_recovery::{DirectoryReport, DirectoryState};
@@ -30,8 +31,17 @@ pub(crate) enum Query {
     Get(Gtrid, oneshot::Sender<Option<v1::Transaction>>),
     /// Everybody met since the start, and everybody whom the log remembers.
     Participants(oneshot::Sender<Vec<v1::Participant>>),
+    /// Send again what it waits for.
+    Retry(Gtrid, oneshot::Sender<Option<Retried>>),
     /// Branches that no record explains.
     Orphans(oneshot::Sender<v1::ListOrphansResponse>),
+}
+
+/// A transaction as it stands after a retry, and to how many branches something was sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Retried {
+    pub(crate) transaction: v1::Transaction,
+    pub(crate) branches: usize,
 }
 
 /// Which piece of the table, and what of it.
@@ -98,6 +108,8 @@ pub(crate) fn answer(driver: &Driver, now: Millis, query: Query) {
         Query::Participants(to) => {
             let _ = to.send(participants(driver, now));
         }
+        // Changes the coordinator: the driver's own.
+        Query::Retry(_, to) => drop(to),
         Query::Orphans(to) => {
             let _ = to.send(orphans(driver, now));
         }
@@ -267,7 +279,25 @@ fn transaction(
         outcome: outcome(found).into(),
         meaning,
         next,
+        labels: labels(&found.labels),
     }
+}
+
+fn labels(labels: &Labels) -> Vec<v1::Label> {
+    let label = |(key, value): (&str, &str)| v1::Label { key: key.into(), value: value.into() };
+    labels.iter().map(label).collect()
+}
+
+/// What became of a retry; `None`: there is no such transaction.
+pub(crate) fn retried(
+    driver: &Driver,
+    now: Millis,
+    gtrid: &Gtrid,
+    response: &Response,
+) -> Option<Retried> {
+    let Response::Retried { branches } = response else { return None };
+    let found = driver.coordinator.transaction(gtrid)?;
+    Some(Retried { transaction: transaction(driver, now, gtrid, found), branches: *branches })
 }
 
 /// As far as it may be shown: not before the decision's record is durable.

@@ -163,6 +163,7 @@ impl Lives {
             | Record::CarriedOutcomes { .. }
             | Record::Forgotten { .. }
             | Record::Participant { .. }
+            | Record::Labelled { .. }
             | Record::OutcomeFloor { .. } => {}
         }
     }

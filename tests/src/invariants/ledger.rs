@@ -244,7 +244,8 @@ impl Ledger {
             | Record::Carried { .. }
             | Record::CarriedOutcomes { .. }
             | Record::Forgotten { .. }
-            | Record::Participant { .. } => {}
+            | Record::Participant { .. }
+            | Record::Labelled { .. } => {}
         }
     }
 
@@ -282,7 +283,8 @@ impl Ledger {
             | Record::OutcomeFloor { .. }
             | Record::Carried { .. }
             | Record::Forgotten { .. }
-            | Record::Participant { .. } => {}
+            | Record::Participant { .. }
+            | Record::Labelled { .. } => {}
             Record::CarriedOutcomes { committed } => {
                 for OutcomeRecord { gtrid, unforgotten, .. } in committed {
                     for bqual in unforgotten {

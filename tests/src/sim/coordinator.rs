@@ -12,7 +12,7 @@ use unanimous_core::coordinator::Start;
 use unanimous_core::message::{Request, Verdict};
 use unanimous_core::{
     Action, BranchId, CallerId, Coordinator, Decision, Event, FrameNumber, Gtrid, InstanceId,
-    LogId, Lsn, Message, Response, Route, TransactionName,
+    Labels, LogId, Lsn, Message, Response, Route, TransactionName,
 };
 
 /// The one log of every simulated world.
@@ -47,6 +47,11 @@ enum Caller {
     Client { who: usize, number: u32, gtrid: Option<Gtrid> },
     Enlist { who: usize, branch: BranchId },
     Inquire { who: usize, branch: BranchId },
+    Operator,
+}
+
+fn labels() -> Labels {
+    Labels::new([("order", "4711")]).unwrap_or_default()
 }
 
 /// The coordinator's process and machine.
@@ -230,7 +235,8 @@ impl World {
         }
         let (gtrid, request) = match call {
             Call::Begin { timeout_ms } => {
-                (None, Request::Begin { name: TransactionName::empty(), timeout_ms })
+                let labels = if number.is_multiple_of(4) { labels() } else { Labels::default() };
+                (None, Request::Begin { name: TransactionName::empty(), labels, timeout_ms })
             }
             Call::Commit { gtrid, expected_branches, wait } => {
                 self.fact(&Fact::CommitAsked(gtrid, expected_branches));
@@ -241,8 +247,15 @@ impl World {
                 (Some(gtrid), Request::Resolve { gtrid, expected_branches, wait })
             }
         };
+        // Where a client asks, a person who waits for the same transaction may be at work, too.
+        let asked = matches!(request, Request::Resolve { .. });
+        let retry = gtrid.filter(|_| asked && self.random.chance(250));
         let by = self.caller(Caller::Client { who, number, gtrid });
         self.coordinate(Event::Requested { by, request });
+        if let Some(gtrid) = retry.filter(|_| self.coordinator.core.is_some()) {
+            let by = self.caller(Caller::Operator);
+            self.coordinate(Event::Requested { by, request: Request::Retry { gtrid } });
+        }
     }
 
     fn caller(&mut self, caller: Caller) -> CallerId {
@@ -367,6 +380,7 @@ impl World {
                 }
                 self.send(Parcel::Reply { who, number, response });
             }
+            (Caller::Operator, Response::Retried { .. } | Response::Unknown) => {}
             (caller, response) => {
                 self.violate("P-16", format!("{caller:?} was answered {response:?}"));
             }
@@ -420,7 +434,8 @@ fn cover(coverage: &mut Coverage, core: &Coordinator, event: &Event) {
             Request::Enlist(enlistment) => &enlistment.branch.gtrid,
             Request::Commit { gtrid, .. }
             | Request::Rollback { gtrid }
-            | Request::Resolve { gtrid, .. } => gtrid,
+            | Request::Resolve { gtrid, .. }
+            | Request::Retry { gtrid } => gtrid,
             Request::Inquire { branch, .. } => &branch.gtrid,
             Request::Begin { .. } => return,
             Request::Attach { .. } | Request::Compact { .. } | Request::Storage { .. } => {

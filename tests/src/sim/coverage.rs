@@ -7,7 +7,7 @@ use unanimous_core::message::{Answer, Done, Request, Vote};
 use unanimous_core::participant::{self, Order};
 use unanimous_core::{BranchResult, Decision, Event};
 
-const COORDINATOR_EVENTS: [&str; 19] = [
+const COORDINATOR_EVENTS: [&str; 20] = [
     "enlist",
     "commit",
     "rollback",
@@ -27,6 +27,7 @@ const COORDINATOR_EVENTS: [&str; 19] = [
     "attached",
     "compacted",
     "space_changed",
+    "retried",
 ];
 const COORDINATOR_STATES: [&str; 9] = [
     "none",
@@ -138,6 +139,7 @@ fn coordinator_event(event: &Event) -> Option<usize> {
             Request::Attach { .. } => 16,
             Request::Compact { .. } => 17,
             Request::Storage { .. } => 18,
+            Request::Retry { .. } => 19,
         },
         Event::Answered { answer, .. } => match answer {
             Answer::Voted(Vote::Commit { .. }) => 5,

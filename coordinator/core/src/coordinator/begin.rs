@@ -2,7 +2,7 @@
 
 use super::timer::TimerKind;
 use super::{Branch, Coordinator, State, Transaction};
-use crate::id::{Gtrid, KIND_TRANSACTION, TransactionName, resource_manager};
+use crate::id::{Gtrid, KIND_TRANSACTION, Labels, TransactionName, resource_manager};
 use crate::message::{EnlistRefusal, Enlistment, Refusal, Response, RollbackCause, Vote};
 use crate::record::DETAIL_BYTES_MAX;
 use crate::record::cut;
@@ -20,6 +20,7 @@ impl Coordinator {
         now: Millis,
         by: CallerId,
         name: TransactionName,
+        labels: Labels,
         timeout_ms: u64,
     ) {
         let timeout_ms = if timeout_ms == 0 { self.limits.timeout_ms_default } else { timeout_ms };
@@ -42,7 +43,8 @@ impl Coordinator {
         self.next_sequence += 1;
         self.counters.begun += 1;
         let timeout_at = now.plus(timeout_ms);
-        self.transactions.insert(gtrid, Transaction::new(name, State::Active, now, timeout_at));
+        let transaction = Transaction::new(name, State::Active, now, timeout_at);
+        self.transactions.insert(gtrid, Transaction { labels, ..transaction });
         self.unended.insert(gtrid);
         self.timers.insert((timeout_at, gtrid, TimerKind::Timeout));
         self.reply(by, Response::Begun { gtrid, timeout_ms });

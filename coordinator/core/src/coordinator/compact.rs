@@ -124,6 +124,9 @@ impl Coordinator {
             }
             Item::Outcome(_) => {}
         }
+        if let Item::Transaction(gtrid) = &item {
+            self.append_labels(*gtrid);
+        }
         self.homes.set(item, Some(home), new);
     }
 

@@ -237,7 +237,9 @@ impl Coordinator {
 
     fn on_requested(&mut self, now: Millis, by: CallerId, request: Request) {
         match request {
-            Request::Begin { name, timeout_ms } => self.on_begin(now, by, name, timeout_ms),
+            Request::Begin { name, labels, timeout_ms } => {
+                self.on_begin(now, by, name, labels, timeout_ms);
+            }
             Request::Enlist(enlistment) => self.on_enlist(now, by, enlistment),
             Request::Commit { gtrid, expected_branches, wait } => {
                 self.on_commit(now, by, gtrid, expected_branches, wait);
@@ -246,6 +248,7 @@ impl Coordinator {
             Request::Resolve { gtrid, expected_branches, wait } => {
                 self.on_resolve(by, gtrid, expected_branches, wait);
             }
+            Request::Retry { gtrid } => self.on_retry(now, by, gtrid),
             Request::Inquire { from, branch } => self.on_inquire(by, &from, branch),
             Request::Attach { participant, resources, seen } => {
                 self.on_attach(now, participant, resources, &seen);
@@ -379,6 +382,17 @@ impl Coordinator {
             next_sequence: self.next_sequence,
             log_behind: self.log_behind,
             outcome_floor: self.outcome_floor,
+        }
+    }
+
+    /// After each record that tells the transaction's state. A crash may tear the two apart, which
+    /// loses words only.
+    fn append_labels(&mut self, gtrid: Gtrid) {
+        let Some(labels) = self.transactions.get(&gtrid).map(|known| known.labels.clone()) else {
+            return;
+        };
+        if !labels.is_empty() {
+            self.append(Record::Labelled { gtrid, labels }, false);
         }
     }
 

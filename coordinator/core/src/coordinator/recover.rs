@@ -63,6 +63,11 @@ impl Recovered {
             Record::Participant { name, resources } => {
                 self.participants.insert(name, KnownParticipant { resources, home: lsn });
             }
+            Record::Labelled { gtrid, labels } => {
+                if let Some(transaction) = self.transactions.get_mut(&gtrid) {
+                    transaction.labels = labels;
+                }
+            }
         }
     }
 

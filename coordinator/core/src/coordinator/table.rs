@@ -1,6 +1,6 @@
 //! Transactions and branches in the coordinator's table, and which state may follow which.
 
-use crate::id::{Bqual, InstanceId, ParticipantName, ResourceId, TransactionName};
+use crate::id::{Bqual, InstanceId, Labels, ParticipantName, ResourceId, TransactionName};
 use crate::message::{CallerId, RollbackCause, Route, Wait};
 use crate::outcome::{BranchResult, Decision, Outcome, aggregate};
 use crate::record::{BranchKind, BranchRecord, Evidence};
@@ -73,6 +73,8 @@ impl State {
 pub struct Transaction {
     /// For lists.
     pub name: TransactionName,
+    /// For lists and filters.
+    pub labels: Labels,
     /// Raised by each change of state or branch.
     pub version: u64,
     /// When it began; for a recovered one, when this life did.
@@ -110,6 +112,7 @@ impl Transaction {
     ) -> Self {
         Self {
             name,
+            labels: Labels::default(),
             version: 0,
             begun_at: now,
             phase_since: now,

@@ -2,7 +2,7 @@
 
 use super::{Coordinator, State};
 use crate::id::{Gtrid, ParticipantName};
-use crate::message::{Message, RollbackCause};
+use crate::message::{CallerId, Message, Response, RollbackCause};
 use crate::outcome::Decision;
 use crate::{Millis, backoff};
 use std::collections::BTreeSet;
@@ -62,6 +62,23 @@ impl Coordinator {
         self.drive_again(now, gtrid);
         self.schedule(now, gtrid);
         self.finish_if_done(now, gtrid);
+    }
+
+    /// An operator does not want to wait for the next try.
+    pub(super) fn on_retry(&mut self, now: Millis, by: CallerId, gtrid: Gtrid) {
+        let Some(transaction) = self.transactions.get_mut(&gtrid) else {
+            return self.reply(by, Response::Unknown);
+        };
+        let branches = if self.started { transaction.pending().count() } else { 0 };
+        if self.started {
+            transaction.tries = 0;
+            if let Some(at) = transaction.next_try_at.take() {
+                self.timers.remove(&(at, gtrid, TimerKind::Resend));
+            }
+            self.drive(gtrid, None);
+            self.schedule(now, gtrid);
+        }
+        self.reply(by, Response::Retried { branches });
     }
 
     /// To all but participants that have come back, and whose turn for this one has not come.

@@ -11,7 +11,7 @@ use unanimous_core::message::{
 };
 use unanimous_core::record::Evidence;
 use unanimous_core::{
-    Bqual, BranchId, CallerId, Decision, FrameNumber, Gtrid, InstanceId, Lsn, Millis,
+    Bqual, BranchId, CallerId, Decision, FrameNumber, Gtrid, InstanceId, Labels, Lsn, Millis,
     ParticipantName, Record, ResourceId, TransactionName,
 };
 
@@ -179,12 +179,24 @@ impl Script {
             Record::Participant { name, resources } => {
                 format!("Participant {name} {resources:?}")
             }
+            Record::Labelled { labels, .. } => {
+                format!("Labelled {:?}", labels.iter().collect::<Vec<_>>())
+            }
         }
     }
 
     pub(crate) fn begin(&mut self) -> &mut Self {
+        self.begin_labelled(&[])
+    }
+
+    pub(crate) fn begin_labelled(&mut self, labels: &[(&str, &str)]) -> &mut Self {
         let name = TransactionName::new("transfer").unwrap();
-        self.ask("begin", Request::Begin { name, timeout_ms: 0 })
+        let labels = Labels::new(labels.iter().copied()).unwrap();
+        self.ask("begin", Request::Begin { name, labels, timeout_ms: 0 })
+    }
+
+    pub(crate) fn retry(&mut self) -> &mut Self {
+        self.ask("retry", Request::Retry { gtrid: self.gtrid() })
     }
 
     pub(crate) fn enlist(&mut self, number: u32) -> &mut Self {
@@ -448,6 +460,7 @@ fn response_words(response: &Response) -> String {
         }
         Response::Pending => "pending".to_owned(),
         Response::Unknown => "unknown".to_owned(),
+        Response::Retried { branches } => format!("sent to {branches} branches"),
         Response::Verdict(Verdict::Commit { frame, evidence }) => {
             format!("commit it (frame {}, evidence {})", frame.0, evidence.is_some())
         }
