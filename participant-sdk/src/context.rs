@@ -1,8 +1,8 @@
 //! The transaction that a call belongs to, as it travels with calls: its name, its deadline, and
 //! how many branches were enlisted on its behalf.
 
-use crate::participant::JoinError;
 use crate::HEADER_TRANSACTION;
+use crate::participant::JoinError;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

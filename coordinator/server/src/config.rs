@@ -70,6 +70,9 @@ pub struct Config {
     /// How long a graceful stop waits for transactions that can still end, in milliseconds. The
     /// others are finished by the next start.
     pub drain_ms: u64,
+    /// Whether both ports tell their services and messages (gRPC reflection), for tools that call
+    /// them without the .proto files.
+    pub reflection: bool,
     /// For status: the version of the binary.
     pub version: String,
     /// For status: where the log is.
@@ -97,6 +100,7 @@ impl Default for Config {
             keepalive_ms: 10_000,
             keepalive_timeout_ms: 10_000,
             drain_ms: 10_000,
+            reflection: false,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             data_dir: PathBuf::new(),
         }

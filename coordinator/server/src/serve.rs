@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use unanimous_core::coordinator::{Recovered, Start};
 use unanimous_core::{Coordinator, Lsn, Millis};
 use unanimous_proto::v1::admin_service_server::AdminServiceServer;
@@ -213,6 +214,7 @@ async fn serve(
         .add_service(clients)
         .add_service(transactions)
         .add_service(health_server(&health))
+        .add_optional_service(reflection(gate.config())?)
         .serve_with_incoming_shutdown(
             incoming(listener, gate.config().connections_max, gate.config().hello_max()),
             async {
@@ -247,6 +249,17 @@ fn server(config: &Config) -> Server {
         .max_concurrent_streams(config.streams_per_connection_max)
         .http2_keepalive_interval(Some(keepalive))
         .http2_keepalive_timeout(Some(keepalive_timeout))
+}
+
+fn reflection(
+    config: &Config,
+) -> Result<Option<ServerReflectionServer<impl ServerReflection>>, ServeError> {
+    let builder = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(unanimous_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    config.reflection.then(|| builder.build_v1()).transpose().map_err(|error| {
+        io_error("describing the services")(io::Error::new(io::ErrorKind::InvalidData, error))
+    })
 }
 
 fn health_server(
@@ -320,6 +333,7 @@ impl AdminPort {
             server(&self.config)
                 .add_service(admin)
                 .add_service(health_server(&self.health))
+                .add_optional_service(reflection(&self.config)?)
                 .serve_with_incoming_shutdown(
                     incoming(listener, self.config.connections_max, self.config.hello_max()),
                     until_stopped(stage),

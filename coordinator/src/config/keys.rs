@@ -177,6 +177,10 @@ pub(crate) static KEYS: &[Key] = keys! {
         "Whether addresses that other machines reach are allowed, although nobody is \
          authenticated: whoever connects is trusted. If false, such an address is refused.";
 
+    listen.reflection = switch server.reflection:
+        "Whether both ports tell their services and messages (gRPC reflection), for tools such as \
+         grpcurl that call them without the .proto files.";
+
     log.data_dir (--"data-dir") = path data_dir (as "/var/lib/unanimous"):
         "Where the log is. serve needs it from the file, the environment or the command line. A \
          relative path starts at the directory in which serve is started.";

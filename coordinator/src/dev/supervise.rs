@@ -233,6 +233,7 @@ impl Spec {
         });
         // What became of each transaction is read from the log at the end.
         command.env("UNANIMOUS_LOG_BYTES_COMPACT", LOG_BYTES_COMPACT);
+        command.env("UNANIMOUS_LISTEN_REFLECTION", "true");
         let mut child = command
             .args(&self.args)
             .stdin(Stdio::piped())

@@ -153,7 +153,7 @@ impl Drop for Running {
 }
 
 /// Its own h2 must not take many small unread messages for an attack: hence the wide window.
-async fn connect(to: SocketAddr) -> Channel {
+pub async fn connect(to: SocketAddr) -> Channel {
     Channel::from_shared(format!("http://{to}"))
         .unwrap()
         .initial_stream_window_size(1 << 20)
