@@ -192,9 +192,13 @@ mod tests {
     #[test]
     fn hostile_requests_are_invalid_arguments() {
         for name in ["a\0b", "a\nb", "\u{1b}[31m", &"x".repeat(65)] {
-            assert_eq!(reason(begin_named(name, 0)), "INVALID_ARGUMENT", "{name:?}");
+            assert_eq!(reason(begin_named(name, 0, &[])), "INVALID_ARGUMENT", "{name:?}");
         }
-        assert!(begin_named("o'hara \"quoted\"", 0).is_ok());
+        let label = |key: &str| v1::Label { key: key.into(), value: "4711".into() };
+        assert!(begin_named("o'hara \"quoted\"", 0, &[label("order")]).is_ok());
+        for labels in [vec![label("Order")], vec![label("order"), label("order")]] {
+            assert_eq!(reason(begin_named("", 0, &labels)), "INVALID_ARGUMENT", "{labels:?}");
+        }
         assert!(gtrid(&[1; 23]).is_err() && gtrid(&[9; 24]).is_err() && gtrid(&[]).is_err());
         let id = Gtrid::from_bytes(&[1; 24]).unwrap();
         assert_eq!(reason(commit(id, None, 17)), "INVALID_ARGUMENT");
