@@ -70,9 +70,11 @@ impl ChainStart {
     }
 }
 
-/// Frames as they come out of a store: key, or `None` for a key that is no frame number, and value.
-pub type StoredFrames<'a> =
-    Box<dyn Iterator<Item = Result<(Option<FrameNumber>, Vec<u8>), StoreError>> + 'a>;
+/// A frame as it comes out of a store: key, or `None` for a key that is no frame number, and value.
+pub type StoredFrame = (Option<FrameNumber>, Vec<u8>);
+
+/// All of them, in the order of their keys.
+pub type StoredFrames<'a> = Box<dyn Iterator<Item = Result<StoredFrame, StoreError>> + 'a>;
 
 /// An ordered set of frames with the place where its chain begins. One thread owns it and makes
 /// every call.

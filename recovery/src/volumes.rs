@@ -15,7 +15,7 @@
 use crate::crash_point::crash_point;
 use crate::files;
 use crate::sled_store::SledStore;
-use crate::store::{ChainStart, FrameStore, StoreError, StoredFrames};
+use crate::store::{ChainStart, FrameStore, StoreError, StoredFrame, StoredFrames};
 use std::collections::VecDeque;
 use std::fs;
 use std::io::ErrorKind;
@@ -64,8 +64,25 @@ struct Sealed {
     /// `None`: it never got one.
     last_frame: Option<u64>,
     disk_bytes: u64,
-    /// Open until the log is written to: by then it has been read.
-    store: Option<SledStore>,
+    /// What it holds, until the log is written to: by then it has been taken in.
+    read: Option<Read>,
+}
+
+/// What a volume holds, read at once: sled needs tens of megabytes and some threads for each open
+/// database, and a log can have a hundred volumes.
+struct Read {
+    start: Option<Vec<u8>>,
+    frames: Vec<StoredFrame>,
+}
+
+impl Read {
+    /// Reads a volume and closes it: from here on its files change no more.
+    fn of(store: SledStore) -> Result<Self, StoreError> {
+        let start = store.start()?;
+        let frames = store.frames().collect::<Result<_, _>>()?;
+        store.flush()?;
+        Ok(Self { start, frames })
+    }
 }
 
 struct Current {
@@ -130,26 +147,22 @@ impl Volumes {
     /// Opens a copy. Writes to the directory; nothing of it is durable.
     pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
         let doing = "listing the volumes";
-        let listed = list(dir)
-            .map_err(|error| StoreError::Io { doing, error: error.to_string() })?
-            .into_iter()
-            .map(|(number, path)| {
-                let store = SledStore::open(&path)?;
-                store.give_back_zeros()?;
-                Ok((number, store))
-            })
-            .collect::<Result<Vec<_>, StoreError>>()?;
-        let mut sealed = VecDeque::new();
-        let mut last = None;
-        for (number, store) in listed {
-            let last_frame = store.last_frame()?;
-            let (disk_bytes, store) = (store.bytes_on_disk(), Some(store));
-            sealed.extend(last.replace(Sealed { number, last_frame, disk_bytes, store }));
-        }
+        let listed =
+            list(dir).map_err(|error| StoreError::Io { doing, error: error.to_string() })?;
+        let mut listed = listed;
         let none = || StoreError::Refused { doing, error: "there is none".to_owned() };
-        let Some(Sealed { number, last_frame, store: Some(store), .. }) = last else {
-            return Err(none());
-        };
+        let (number, path) = listed.pop().ok_or_else(none)?;
+        let mut sealed = VecDeque::new();
+        for (number, path) in listed {
+            let store = SledStore::open(&path)?;
+            store.give_back_zeros()?;
+            let (last_frame, disk_bytes) = (store.last_frame()?, store.bytes_on_disk());
+            let read = Some(Read::of(store)?);
+            sealed.push_back(Sealed { number, last_frame, disk_bytes, read });
+        }
+        let store = SledStore::open(&path)?;
+        store.give_back_zeros()?;
+        let last_frame = store.last_frame()?;
         let mut bytes = 0;
         for frame in store.frames() {
             bytes += frame?.1.len() as u64 + FRAME_SHARE_BYTES;
@@ -159,12 +172,11 @@ impl Volumes {
 
     /// Hands all that sled holds in memory to the operating system.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
-        self.stores().try_for_each(SledStore::flush)
+        self.current.store.flush()
     }
 
-    fn stores(&self) -> impl Iterator<Item = &SledStore> {
-        let sealed = self.sealed.iter().filter_map(|volume| volume.store.as_ref());
-        sealed.chain([&self.current.store])
+    fn read(&self) -> impl Iterator<Item = &Read> {
+        self.sealed.iter().filter_map(|volume| volume.read.as_ref())
     }
 
     /// Goes over to the next volume if this one is full and that one ready, and has it made in
@@ -204,8 +216,8 @@ impl Volumes {
         let next = Current { number, store, last_frame: None, bytes: 0 };
         let Current { number, store, last_frame, .. } = std::mem::replace(&mut self.current, next);
         let disk_bytes = store.bytes_on_disk();
-        self.sealed.push_back(Sealed { number, last_frame, disk_bytes, store: None });
-        let_go(vec![store]);
+        self.sealed.push_back(Sealed { number, last_frame, disk_bytes, read: None });
+        let_go(store);
     }
 }
 
@@ -240,10 +252,10 @@ fn make_now(dir: &Path, number: u64) -> Result<SledStore, StoreError> {
     Ok(store)
 }
 
-/// Closes stores that are read and durable: it can take sled a while.
-fn let_go(stores: Vec<SledStore>) {
-    // Without a thread the closure, and with it the stores, is dropped here.
-    let _ = std::thread::Builder::new().name("volume".to_owned()).spawn(move || drop(stores));
+/// Closes a store that is durable: it can take sled a while.
+fn let_go(store: SledStore) {
+    // Without a thread the closure, and with it the store, is dropped here.
+    let _ = std::thread::Builder::new().name("volume".to_owned()).spawn(move || drop(store));
 }
 
 fn remove_tree(dir: &Path) -> std::io::Result<()> {
@@ -255,10 +267,11 @@ fn remove_tree(dir: &Path) -> std::io::Result<()> {
 
 impl FrameStore for Volumes {
     fn append(&mut self, number: FrameNumber, frame: &[u8]) -> Result<(), StoreError> {
-        let read: Vec<SledStore> =
-            self.sealed.iter_mut().filter_map(|volume| volume.store.take()).collect();
-        if !read.is_empty() {
-            let_go(read);
+        for volume in self.sealed.iter_mut().rev() {
+            // The older ones went with it.
+            if volume.read.take().is_none() {
+                break;
+            }
         }
         self.turn_over();
         self.current.store.append(number, frame)?;
@@ -268,16 +281,14 @@ impl FrameStore for Volumes {
     }
 
     fn frames(&self) -> StoredFrames<'_> {
-        Box::new(self.stores().flat_map(SledStore::frames))
+        let sealed = self.read().flat_map(|read| read.frames.iter().cloned().map(Ok));
+        Box::new(sealed.chain(self.current.store.frames()))
     }
 
     fn chain_start(&self) -> Result<Option<Vec<u8>>, StoreError> {
         // Each drop writes it to what is the current volume then.
-        let mut newest = None;
-        for store in self.stores() {
-            newest = store.start()?.or(newest);
-        }
-        Ok(newest)
+        let current = self.current.store.start()?;
+        Ok(current.or_else(|| self.read().filter_map(|read| read.start.clone()).last()))
     }
 
     fn drop_below(&mut self, start: ChainStart) -> Result<(), StoreError> {
