@@ -1,8 +1,10 @@
 //! `AdminService`: on a runtime and a port of its own, talks to the driver through a bounded queue.
 
+use crate::filter::{self, Filter};
 use crate::refusal::Refusal;
 use crate::view::{Census, Query, Retried, Scan, Scanned};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
 use unanimous_core::Gtrid;
@@ -69,8 +71,9 @@ impl Admin {
         }
     }
 
-    async fn by_suffix(&self, suffix: Vec<u8>) -> Result<v1::Transaction, Status> {
-        let scan = Scan { suffix, rows_max: CANDIDATES_MAX, ..Scan::default() };
+    async fn by_suffix(&self, digits: String) -> Result<v1::Transaction, Status> {
+        let filter = Some(Arc::new(Filter::id_ends_with(digits)));
+        let scan = Scan { filter, rows_max: CANDIDATES_MAX, ..Scan::default() };
         let mut found = self.walk(scan).await?;
         match found.rows.pop() {
             Some((_, only)) if found.matched == 1 => Ok(only),
@@ -117,11 +120,9 @@ impl v1::admin_service_server::AdminService for Admin {
         let wire = request.into_inner();
         let page = page_size(wire.page_size);
         let rows_after = page_token(&wire.page_token).map_err(Refusal::status)?;
-        if !wire.filter.is_empty() {
-            return Err(Refusal::unsupported("filter").status());
-        }
+        let filter = filter(&wire.filter).map_err(Refusal::status)?;
         // One more than the page, to know whether another follows.
-        let scan = Scan { rows_after, rows_max: page + 1, ..Scan::default() };
+        let scan = Scan { filter, rows_after, rows_max: page + 1, ..Scan::default() };
         let Scanned { mut rows, matched, .. } = self.walk(scan).await?;
         let more = rows.len() > page;
         rows.truncate(page);
@@ -244,6 +245,13 @@ fn page_size(wire: u32) -> usize {
     }
 }
 
+fn filter(text: &str) -> Result<Option<Arc<Filter>>, Refusal> {
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    filter::parse(text).map(|filter| Some(Arc::new(filter))).map_err(Refusal::bad_filter)
+}
+
 fn page_token(text: &str) -> Result<Option<Gtrid>, Refusal> {
     if text.is_empty() {
         return Ok(None);
@@ -255,21 +263,18 @@ fn page_token(text: &str) -> Result<Option<Gtrid>, Refusal> {
 #[derive(Debug, PartialEq, Eq)]
 enum Name {
     Full(Gtrid),
-    Suffix(Vec<u8>),
+    Suffix(String),
 }
 
 fn name(text: &str) -> Result<Name, Refusal> {
     let bad = |detail: String| Refusal::invalid("gtrid", detail);
-    let digits: Option<Vec<u8>> =
-        text.chars().map(|c| u8::try_from(c.to_digit(16)?).ok()).collect();
-    match digits {
-        Some(digits) if digits.len() == DIGITS => text
+    let digits = text.bytes().all(|c| c.is_ascii_hexdigit());
+    match text.len() {
+        DIGITS if digits => text
             .parse()
             .map(Name::Full)
             .map_err(|error: unanimous_core::IdError| bad(error.to_string())),
-        Some(digits) if (SUFFIX_DIGITS_MIN..DIGITS).contains(&digits.len()) => {
-            Ok(Name::Suffix(digits))
-        }
+        SUFFIX_DIGITS_MIN..DIGITS if digits => Ok(Name::Suffix(text.to_owned())),
         _ => Err(bad(format!(
             "an id has {DIGITS} hexadecimal digits, of which the last {SUFFIX_DIGITS_MIN} or more \
              are enough"
@@ -285,7 +290,7 @@ mod tests {
     fn names_are_full_ids_or_suffixes() {
         let full = "010000000100020000000301020304000000000000000500";
         assert_eq!(name(full), Ok(Name::Full(full.parse().unwrap())));
-        assert_eq!(name("0aF0"), Ok(Name::Suffix(vec![0, 10, 15, 0])));
+        assert_eq!(name("0aF0"), Ok(Name::Suffix("0aF0".to_owned())));
         let long = format!("{full}0");
         let later = format!("02{}", &full[2..]);
         for bad in ["", "123", "xyzw", "12 4", "1234\0", "'; --", "１２３４", &long, &later] {

@@ -8,7 +8,8 @@
 //! ```
 //! Reading order: [`Config`] (what bounds it), `serve` (start and stop), `session` (what sessions
 //! share), `participant_session`, `client_session`, `unary`, `driver` (the loop), `registry` (who
-//! gets a message), `view` and `admin` (what operators see), `convert` and `refusal` (the wire).
+//! gets a message), `view`, `filter` and `admin` (what operators see), `convert` and `refusal` (the
+//! wire).
 //!
 //! What this crate is *not*: it decides nothing (that is `unanimous-core`), stores nothing
 //! (`unanimous-recovery`), and holds no lock on a transaction: sessions deliver or drop, the core
@@ -21,6 +22,7 @@ mod connection;
 mod convert;
 mod crash;
 mod driver;
+mod filter;
 mod orphans;
 mod participant_session;
 mod refusal;

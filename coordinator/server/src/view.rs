@@ -2,10 +2,12 @@
 //! delays a commit.
 
 use crate::driver::Driver;
+use crate::filter::{Filter, Row};
 use crate::orphans::Orphan;
 use crate::registry::{Connected, Gone};
 use crate::{convert, words};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio::sync::oneshot;
 use unanimous_core::coordinator::{Branch, BranchState, Limits, State, Transaction};
 use unanimous_core::message::Ending;
@@ -49,10 +51,8 @@ pub(crate) struct Retried {
 pub(crate) struct Scan {
     /// Start after this one.
     pub(crate) after: Option<Gtrid>,
-    /// Only these states; empty: all.
-    pub(crate) states: Vec<v1::TransactionState>,
-    /// Only ids that end with these hexadecimal digits, as numbers from 0 to 15; empty: all.
-    pub(crate) suffix: Vec<u8>,
+    /// Only these; `None`: all.
+    pub(crate) filter: Option<Arc<Filter>>,
     /// Rows come only from ids above this one ...
     pub(crate) rows_after: Option<Gtrid>,
     /// ... and not more than this.
@@ -169,12 +169,13 @@ fn scan(driver: &Driver, now: Millis, what: &Scan) -> Scanned {
         last = Some(*gtrid);
         scanned.census.count(found, now, limits);
         for branch in found.pending() {
-            *scanned.pending.entry(branch.participant.as_str().to_owned()).or_default() += 1;
+            match scanned.pending.get_mut(branch.participant.as_str()) {
+                Some(count) => *count += 1,
+                None => drop(scanned.pending.insert(branch.participant.as_str().to_owned(), 1)),
+            }
         }
-        let state = state(found.state());
-        let wanted = (what.states.is_empty() || what.states.contains(&state))
-            && ends_with(gtrid, &what.suffix);
-        if !wanted {
+        let row = Row { gtrid, transaction: found, now, limits };
+        if what.filter.as_ref().is_some_and(|filter| !filter.matches(row)) {
             continue;
         }
         scanned.matched += 1;
@@ -200,15 +201,6 @@ impl Census {
     }
 }
 
-fn ends_with(gtrid: &Gtrid, digits: &[u8]) -> bool {
-    let bytes = gtrid.as_bytes();
-    digits.iter().rev().enumerate().all(|(at, digit)| {
-        let byte = bytes[bytes.len() - 1 - at / 2];
-        let found = if at % 2 == 0 { byte & 0x0f } else { byte >> 4 };
-        found == *digit
-    })
-}
-
 /// Waits for a participant longer than a person would expect.
 pub(crate) fn is_stuck(transaction: &Transaction, now: Millis, limits: &Limits) -> bool {
     let ending = matches!(
@@ -216,6 +208,19 @@ pub(crate) fn is_stuck(transaction: &Transaction, now: Millis, limits: &Limits) 
         State::OnePhase | State::Deciding | State::Committing | State::RollingBack
     );
     ending && now.since(transaction.phase_since) > limits.stuck_after_ms
+}
+
+/// How long branches have been holding locks as prepared; `None`: no branch does.
+pub(crate) fn locked_ms(transaction: &Transaction, now: Millis) -> Option<u64> {
+    let locks = transaction.branches.iter().any(Branch::in_doubt);
+    locks.then(|| now.since(transaction.phase_since))
+}
+
+/// Until the time-out; `None`: it is decided, or the decision is being written.
+pub(crate) fn remaining_ms(transaction: &Transaction, now: Millis) -> Option<u64> {
+    let undecided =
+        matches!(transaction.state(), State::Active | State::MarkedRollback | State::Preparing);
+    undecided.then(|| transaction.timeout_at.since(now))
 }
 
 /// Whose answers are awaited, each once.
@@ -241,6 +246,18 @@ fn state(state: State) -> v1::TransactionState {
     }
 }
 
+/// As people write it.
+pub(crate) fn state_word(at: State) -> &'static str {
+    let name = state(at).as_str_name();
+    name.strip_prefix("TRANSACTION_STATE_").unwrap_or(name)
+}
+
+/// As people write it.
+pub(crate) fn outcome_word(outcome: v1::Outcome) -> &'static str {
+    let name = outcome.as_str_name();
+    name.strip_prefix("OUTCOME_").unwrap_or(name)
+}
+
 fn transaction(
     driver: &Driver,
     now: Millis,
@@ -248,8 +265,6 @@ fn transaction(
     found: &Transaction,
 ) -> v1::Transaction {
     let at = found.state();
-    let undecided = matches!(at, State::Active | State::MarkedRollback | State::Preparing);
-    let locks = found.branches.iter().any(Branch::in_doubt);
     let stuck = is_stuck(found, now, driver.coordinator.limits());
     let waiting_on = waiting_on(found);
     let branches: Vec<v1::Branch> =
@@ -267,8 +282,8 @@ fn transaction(
         state: state(at).into(),
         version: found.version,
         age_ms: now.since(found.begun_at),
-        locked_ms: if locks { now.since(found.phase_since) } else { 0 },
-        remaining_ms: if undecided { found.timeout_at.since(now) } else { 0 },
+        locked_ms: locked_ms(found, now).unwrap_or_default(),
+        remaining_ms: remaining_ms(found, now).unwrap_or_default(),
         branches_done: u32::try_from(done).unwrap_or(u32::MAX),
         branches,
         waiting_on,
@@ -301,7 +316,7 @@ pub(crate) fn retried(
 }
 
 /// As far as it may be shown: not before the decision's record is durable.
-fn outcome(found: &Transaction) -> v1::Outcome {
+pub(crate) fn outcome(found: &Transaction) -> v1::Outcome {
     let response = match found.state() {
         State::Active
         | State::MarkedRollback
@@ -413,24 +428,5 @@ fn instance(
         resource_ids: words_of(resources),
         connected,
         since_ms,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_suffix_is_compared_digit_by_digit() {
-        let gtrid: Gtrid = "010000000100020000000301020304000000000000abcdef".parse().unwrap();
-        let digits = |text: &str| -> Vec<u8> {
-            text.chars().map(|c| u8::try_from(c.to_digit(16).unwrap()).unwrap()).collect()
-        };
-        for suffix in ["", "f", "ef", "def", "abcdef", &gtrid.to_string()] {
-            assert!(ends_with(&gtrid, &digits(suffix)), "{suffix}");
-        }
-        for other in ["e", "fe", "0ef", "abcde"] {
-            assert!(!ends_with(&gtrid, &digits(other)), "{other}");
-        }
     }
 }

@@ -342,9 +342,18 @@ async fn admin_refuses_garbage_pages_and_finds_suffixes() {
     assert_eq!(listed, ids);
     let huge = v1::ListTransactionsRequest { page_size: u32::MAX, ..Default::default() };
     assert_eq!(admin.list_transactions(huge).await.unwrap().into_inner().transactions.len(), 20);
-    let none =
-        v1::ListTransactionsRequest { filter: "state=HEURISTIC".to_owned(), ..Default::default() };
-    assert_eq!(admin.list_transactions(none).await.unwrap().into_inner().total, 0);
+    let filtered =
+        |filter: &str| v1::ListTransactionsRequest { filter: filter.into(), ..Default::default() };
+    for (filter, total) in [("state=HEURISTIC", 0), ("state=ACTIVE and age<1h", 20), (" ", 20)] {
+        let list = admin.list_transactions(filtered(filter)).await.unwrap().into_inner();
+        assert_eq!((list.total, list.transactions.len() as u64), (total, total), "{filter}");
+    }
+    let deep = "(".repeat(1_024);
+    for bad in ["state=LOST", "drop table", "\0", "\u{1b}[2J", &deep, &"x".repeat(1 << 16)] {
+        let status = admin.list_transactions(filtered(bad)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{bad:?}");
+        assert!(status.message().starts_with("column ") && status.message().len() < 500);
+    }
 
     let mut describe = async |gtrid: &str| {
         let request = v1::GetTransactionRequest { gtrid: gtrid.to_owned() };
