@@ -6,6 +6,9 @@
 //! <!-- docs: from PATH -->         the block stands in this file, word for word
 //! <!-- docs: picture -->           a drawing: nothing to check
 //! <!-- docs: eventually -->        each command is repeated until it prints this
+//! <!-- docs: goes on -->           runs in a terminal of its own until the page ends, or until
+//!                                  another one that goes on is started: then Ctrl-C is pressed
+//! <!-- docs: after Ctrl-C -->      pressed where something goes on
 //! <!-- docs: build -->             runs in the repository and builds it; left out by --quick
 //! <!-- docs: not run: REASON -->   must not run here
 //! ```
@@ -39,6 +42,8 @@ pub(crate) enum Mark {
     From(String),
     Picture,
     Eventually,
+    GoesOn,
+    AfterCtrlC,
     Build,
     NotRun(String),
 }
@@ -48,8 +53,6 @@ pub(crate) enum Mark {
 pub(crate) struct Step {
     pub(crate) line: usize,
     pub(crate) command: String,
-    /// Started with ` &`: it goes on while the page does.
-    pub(crate) background: bool,
     pub(crate) expected: Vec<String>,
 }
 
@@ -126,6 +129,8 @@ fn mark_of(line: &str) -> Option<anyhow::Result<Mark>> {
         None if words == "picture" => Ok(Mark::Picture),
         None if words == "eventually" => Ok(Mark::Eventually),
         None if words == "build" => Ok(Mark::Build),
+        Some(("goes", "on")) => Ok(Mark::GoesOn),
+        Some(("after", "Ctrl-C")) => Ok(Mark::AfterCtrlC),
         Some(("from", path)) => Ok(Mark::From(path.to_owned())),
         Some(("not", rest)) if rest.strip_prefix("run: ").is_some_and(|why| !why.is_empty()) => {
             Ok(Mark::NotRun(rest["run: ".len()..].to_owned()))
@@ -145,13 +150,8 @@ impl Block {
         let mut open = false;
         for (line, text) in (self.line + 1..).zip(&self.lines) {
             if let Some(command) = text.strip_prefix("$ ") {
-                let (command, background) = match command.strip_suffix(" &") {
-                    Some(command) => (command, true),
-                    None => (command, false),
-                };
-                let (command, expected) = (command.to_owned(), Vec::new());
                 open = command.ends_with('\\');
-                steps.push(Step { line, command, background, expected });
+                steps.push(Step { line, command: command.to_owned(), expected: Vec::new() });
             } else if let Some(step) = steps.last_mut() {
                 match text.strip_prefix("> ").filter(|_| open) {
                     Some(more) => {
@@ -173,7 +173,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    const PAGE: &str = "# A\n<!-- docs: eventually -->\n```console\n$ a \\\n> b\nout\n$ c &\n```\n";
+    const PAGE: &str = "# A\n<!-- docs: eventually -->\n```console\n$ a \\\n> b\nout\n$ c\n```\n";
 
     #[test]
     fn a_page_is_its_blocks_and_its_prose() {
@@ -183,7 +183,7 @@ mod tests {
         let steps = page.blocks[0].steps().unwrap();
         assert_eq!(steps[0].command, "a \\\nb");
         assert_eq!(steps[0].expected, ["out"]);
-        assert_eq!((steps[1].command.as_str(), steps[1].background), ("c", true));
+        assert_eq!(steps[1].command, "c");
         assert_eq!((steps[0].line, steps[1].line), (4, 7));
     }
 

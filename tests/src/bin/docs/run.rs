@@ -44,6 +44,11 @@ pub(crate) fn page(
             }
             continue;
         }
+        if block.has(&Mark::AfterCtrlC)
+            && let Err(error) = shell.press_ctrl_c()
+        {
+            tally.fail(&page.place(block.line), &format!("{error:#}"));
+        }
         let here = if build { format!("cd {}", world.root.display()) } else { "true".to_owned() };
         shell.run(&format!("pushd . >/dev/null; {here}"), COMMAND_MAX)?;
         for step in &steps {
@@ -71,12 +76,13 @@ struct Wrong {
 }
 
 fn step(shell: &mut Shell, block: &Block, step: &Step, build: bool) -> Result<(), Wrong> {
-    let hangs = |error: anyhow::Error| Wrong { line: None, text: format!("{error:#}"), hangs: true };
-    if step.background {
-        let file = shell.start_in_background(&step.command).map_err(hangs)?;
-        return said_in_background(step, &file);
-    }
+    let hangs =
+        |error: anyhow::Error| Wrong { line: None, text: format!("{error:#}"), hangs: true };
     let at_most = if build { BUILD_MAX } else { COMMAND_MAX };
+    if block.has(&Mark::GoesOn) {
+        let file = shell.go_on(&step.command).map_err(hangs)?;
+        return said_so_far(step, &file, if build { BUILD_MAX } else { EVENTUALLY_MAX });
+    }
     let started = Instant::now();
     loop {
         let said = shell.run(&step.command, at_most).map_err(hangs)?;
@@ -90,9 +96,9 @@ fn step(shell: &mut Shell, block: &Block, step: &Step, build: bool) -> Result<()
 }
 
 /// What goes on is waited for until it has said what the page shows.
-fn said_in_background(step: &Step, file: &Path) -> Result<(), Wrong> {
+fn said_so_far(step: &Step, file: &Path, at_most: Duration) -> Result<(), Wrong> {
     if step.expected.is_empty() {
-        let text = "what goes on in the background has to show when it is ready".to_owned();
+        let text = "what goes on has to show when it is ready".to_owned();
         return Err(Wrong { line: None, text, hangs: false });
     }
     let started = Instant::now();
@@ -101,7 +107,7 @@ fn said_in_background(step: &Step, file: &Path) -> Result<(), Wrong> {
         let said = String::from_utf8_lossy(&said);
         let lines: Vec<String> = said.lines().map(ToOwned::to_owned).collect();
         let judged = judge(step, &lines, None);
-        if judged.is_ok() || started.elapsed() >= EVENTUALLY_MAX {
+        if judged.is_ok() || started.elapsed() >= at_most {
             return judged;
         }
         std::thread::sleep(LOOK);
@@ -118,7 +124,7 @@ fn judge(step: &Step, lines: &[String], code: Option<i32>) -> Result<(), Wrong> 
         let line = step.line + step.command.lines().count() + at;
         return wrong(Some(line), format!("expected: {expected}\nfound:\n{found}"));
     }
-    let fails = step.expected.iter().any(|line| line.starts_with("error[") || line == "error: ...");
+    let fails = step.expected.iter().any(|line| line.starts_with("error["));
     match code {
         Some(code) if (code != 0) != fails => {
             let words = if fails { "an error" } else { "exit code 0" };
@@ -135,7 +141,7 @@ mod tests {
 
     fn shown(expected: &str) -> Step {
         let expected = expected.lines().map(ToOwned::to_owned).collect();
-        Step { line: 10, command: "a \\\nb".to_owned(), background: false, expected }
+        Step { line: 10, command: "a \\\nb".to_owned(), expected }
     }
 
     #[test]

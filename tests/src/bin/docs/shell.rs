@@ -1,6 +1,6 @@
 //! Where the commands of a page run: one shell a page, in a directory of its own.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The line that ends what a command said; its exit code follows.
-const END: &str = "-- end of what the docs' command said --";
+const END: &str = "-- end of what the command said --";
+/// What was told to stop takes no longer.
+const STOP_MAX: Duration = Duration::from_secs(30);
 /// The addresses that the pages assume.
 const USUAL: [&str; 2] = ["127.0.0.1:7450", "127.0.0.1:7451"];
 
@@ -30,8 +32,7 @@ impl World {
     /// # Errors
     /// `unanimous` was not built, or the addresses that the pages assume are taken.
     pub(crate) fn find(root: &Path) -> anyhow::Result<Self> {
-        let ways: [&[&str]; 2] =
-            [&["unshare", "--net"], &["unshare", "--map-root-user", "--net"]];
+        let ways: [&[&str]; 2] = [&["unshare", "--net"], &["unshare", "--map-root-user", "--net"]];
         let network = ways.into_iter().find(|way| {
             let mut probe = Command::new(way[0]);
             probe.args(&way[1..]).args(["ip", "link", "set", "lo", "up"]);
@@ -91,7 +92,9 @@ pub(crate) struct Shell {
     stdin: ChildStdin,
     said: Receiver<String>,
     home: TempDir,
-    backgrounds: usize,
+    terminals: usize,
+    /// What runs in the other terminal.
+    goes_on: Option<String>,
 }
 
 /// What a command said and how it ended.
@@ -122,7 +125,7 @@ impl Shell {
                 }
             }
         });
-        let mut shell = Self { child, stdin, said, home, backgrounds: 0 };
+        let mut shell = Self { child, stdin, said, home, terminals: 0, goes_on: None };
         if !world.network.is_empty() {
             shell.run("ip link set lo up", Duration::from_secs(10))?;
         }
@@ -161,14 +164,30 @@ impl Shell {
         }
     }
 
-    /// Starts a command that goes on. Returns where it writes.
-    pub(crate) fn start_in_background(&mut self, command: &str) -> anyhow::Result<PathBuf> {
-        self.backgrounds += 1;
-        let file = self.home.path().join(format!("background-{}", self.backgrounds));
+    /// Starts a command that goes on, and ends the one before. Returns where it writes.
+    ///
+    /// # Errors
+    /// The one before does not end well.
+    pub(crate) fn go_on(&mut self, command: &str) -> anyhow::Result<PathBuf> {
+        self.press_ctrl_c()?;
+        self.terminals += 1;
+        let file = self.home.path().join(format!("terminal-{}", self.terminals));
         File::create(&file)?;
         let shown = file.display();
         writeln!(self.stdin, "{command} </dev/null >{shown} 2>&1 &")?;
+        self.goes_on = Some(command.to_owned());
         Ok(file)
+    }
+
+    /// Ends what goes on, if anything does.
+    ///
+    /// # Errors
+    /// It does not end, or not with exit code 0.
+    pub(crate) fn press_ctrl_c(&mut self) -> anyhow::Result<()> {
+        let Some(command) = self.goes_on.take() else { return Ok(()) };
+        let said = self.run("kill -INT $!; wait $!", STOP_MAX)?;
+        ensure!(said.code == 0, "after Ctrl-C, `{command}` ended with {}", said.code);
+        Ok(())
     }
 }
 
