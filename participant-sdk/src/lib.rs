@@ -14,19 +14,26 @@
 //! What this crate is *not*: the protocol of a branch is `unanimous_core::participant`, run here by
 //! one task; no decision is ever made here. It prints nothing and reads no configuration.
 
+#[cfg(feature = "axum")]
+mod axum;
 pub mod client;
 pub mod context;
 #[cfg(feature = "embedded-resource")]
 pub mod embedded;
+#[cfg(feature = "in-process")]
+pub mod in_process;
+pub mod layer;
 pub mod participant;
 pub mod resource;
 pub mod transaction;
 
 mod crash;
+mod deadline;
 mod endpoint;
 mod mark;
 mod runner;
 mod session;
+mod tally;
 mod wire;
 
 pub use client::{
@@ -35,11 +42,16 @@ pub use client::{
 pub use context::{Carrier, Context};
 pub use crash::CRASH_POINTS;
 pub use endpoint::BadAddress;
+#[cfg(feature = "in-process")]
+pub use in_process::{InProcess, InProcessError};
+pub use layer::{ClientLayer, ServerLayer};
 pub use participant::{
     Branch, JoinError, Participant, ParticipantBuilder, ParticipantState, StartError,
 };
 pub use resource::{Prepared, Resource, Retry};
-pub use transaction::{CommitError, Committed, Rollback, RollbackReason, Transaction};
+pub use transaction::{
+    CommitError, Committed, Completion, Handle, Rollback, RollbackReason, RunError, Transaction,
+};
 
 pub use unanimous_core::coordinator::EndedMark;
 pub use unanimous_core::message::{Done, Vote, Wait};

@@ -1,204 +1,84 @@
 //! One transaction of an application, from its begin to its end.
+//!
+//! ```text
+//!  Begin -- await --> Transaction -- commit / rollback / drop --> Completion
+//!        \-- run ---> Handle, while the work runs ------------/
+//! ```
 
-use crate::HEADER_TRANSACTION;
-use crate::client::{Client, Resolution, ResolveError};
-use crate::participant::branches_in;
+mod outcome;
+mod synchronization;
+
+pub(crate) use outcome::Escaped;
+pub use outcome::{CommitError, Committed, Rollback, RollbackReason, RunError};
+pub use synchronization::Completion;
+
+use crate::client::{Client, ResolveError};
+use crate::context::Context;
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::time::Instant;
-use tonic::metadata::{AsciiMetadataValue, MetadataMap};
+use synchronization::Synchronizations;
+use tokio::time::timeout;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
+use tracing::{Instrument, Span};
+use unanimous_core::Gtrid;
 use unanimous_core::message::Wait;
-use unanimous_core::{Gtrid, Outcome};
 use unanimous_proto::v1;
 use v1::transact_request::Body as Say;
 
-/// The transaction is committed: durably, everywhere or about to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Committed {
-    /// The transaction.
-    pub gtrid: Gtrid,
-    /// Every branch is known to have finished.
-    pub completed: bool,
+/// What work needs of its transaction; it cannot end it. Clones are the same transaction.
+///
+/// One that is used after the end does no harm: its requests still carry the transaction, which no
+/// participant can join any more.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
 }
 
-/// Why a transaction was rolled back.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rollback {
-    /// The cause.
-    pub reason: RollbackReason,
-    /// The participant that voted rollback, or empty.
-    pub participant: String,
-    /// Its words. Untrusted text.
-    pub detail: String,
-}
-
-impl fmt::Display for Rollback {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.reason)?;
-        if !self.participant.is_empty() || !self.detail.is_empty() {
-            // Escaped: it comes from elsewhere.
-            write!(f, " ({:?}: {:?})", self.participant, self.detail)?;
-        }
-        Ok(())
-    }
-}
-
-/// The cause of a rollback.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RollbackReason {
-    /// The client, or a person, asked for it.
-    Requested,
-    /// The time-out passed before a decision.
-    TimedOut,
-    /// A participant voted rollback.
-    Voted,
-    /// Another number of branches was enlisted than the work replies told.
-    BranchCount,
-    /// The coordinator stopped before a decision.
-    Presumed,
-    /// The client's lease was lost.
-    LeaseLost,
-    /// The coordinator has no space to record a decision. Trying again later may help.
-    LogFull,
-    /// A cause that this version does not know.
-    Other,
-}
-
-impl From<i32> for RollbackReason {
-    fn from(reason: i32) -> Self {
-        match v1::RollbackReason::try_from(reason) {
-            Ok(v1::RollbackReason::Requested) => Self::Requested,
-            Ok(v1::RollbackReason::TimedOut) => Self::TimedOut,
-            Ok(v1::RollbackReason::Voted) => Self::Voted,
-            Ok(v1::RollbackReason::BranchCount) => Self::BranchCount,
-            Ok(v1::RollbackReason::Presumed) => Self::Presumed,
-            Ok(v1::RollbackReason::LeaseLost) => Self::LeaseLost,
-            Ok(v1::RollbackReason::LogFull) => Self::LogFull,
-            Ok(v1::RollbackReason::Unspecified) | Err(_) => Self::Other,
-        }
-    }
-}
-
-/// Why a transaction is not (known to be) ended as asked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CommitError {
-    /// It is rolled back, with all its work.
-    #[error("the transaction {gtrid} is rolled back: {rollback}")]
-    RolledBack {
-        /// The transaction.
-        gtrid: Gtrid,
-        /// Why.
-        rollback: Rollback,
-    },
-    /// It is committed, although a rollback was asked for: that came too late.
-    #[error("the transaction {gtrid} was committed before")]
-    CommittedBefore {
-        /// The transaction.
-        gtrid: Gtrid,
-    },
-    /// Nobody can tell now whether it is committed or rolled back. [`Client::resolve`] asks again.
-    #[error("the outcome of transaction {gtrid} is unknown")]
-    Unknown {
-        /// The transaction.
-        gtrid: Gtrid,
-    },
-    /// Branches ended otherwise than decided. It is on the operator's list.
-    #[error("the transaction {gtrid} ended with a heuristic outcome: {outcome:?}")]
-    Heuristic {
-        /// The transaction.
-        gtrid: Gtrid,
-        /// How.
-        outcome: Outcome,
-    },
-    /// The coordinator refused the request, which changed nothing: the transaction will time out.
-    #[error("the coordinator refused to end transaction {gtrid}: {reason} ({detail:?})")]
-    Refused {
-        /// The transaction.
-        gtrid: Gtrid,
-        /// Upper snake case.
-        reason: String,
-        /// For people. Untrusted text.
-        detail: String,
-    },
-}
-
-/// A transaction that has begun. Dropped without [`Transaction::commit`], it is rolled back in the
-/// background.
 #[derive(Debug)]
-#[must_use = "a transaction that is dropped rolls back"]
-pub struct Transaction {
+struct Shared {
     client: Client,
-    gtrid: Gtrid,
+    context: Context,
     /// The same in each repeat of its end.
     request_id: [u8; 16],
-    /// When it times out.
-    ends_at: Option<Instant>,
-    wait: Wait,
-    /// Requests made for it, those whose replies were counted, and the branches counted in them.
-    requests: AtomicU32,
-    counted: AtomicU32,
-    branches: AtomicU32,
-    ended: bool,
+    span: Span,
+    rollback_only: Mutex<Option<String>>,
+    synchronizations: Synchronizations,
 }
 
-impl Transaction {
-    pub(crate) fn new(client: Client, gtrid: Gtrid, ends_at: Option<Instant>) -> Self {
-        Self {
-            client,
-            gtrid,
-            request_id: rand::random(),
-            ends_at,
-            wait: Wait::Decided,
-            requests: AtomicU32::new(0),
-            counted: AtomicU32::new(0),
-            branches: AtomicU32::new(0),
-            ended: false,
-        }
-    }
-
+impl Handle {
     /// The transaction's name.
     #[must_use]
     pub fn gtrid(&self) -> Gtrid {
-        self.gtrid
+        self.shared.context.gtrid()
     }
 
     /// Time until the coordinator rolls it back.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.ends_at.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()))
+        self.shared.context.remaining()
     }
 
-    /// When [`Transaction::commit`] returns: as soon as the decision is durable (by itself), or
-    /// when every branch has finished.
-    pub fn wait(mut self, wait: Wait) -> Self {
-        self.wait = wait;
-        self
+    /// What travels with its calls.
+    #[must_use]
+    pub fn context(&self) -> Context {
+        self.shared.context.clone()
     }
 
-    /// A work request that carries the transaction and its remaining time. [`Transaction::count`]
-    /// the reply, or use [`Transaction::call`], which does.
+    /// Runs a future as part of the transaction: calls in it through a [`crate::ClientLayer`] carry
+    /// the transaction by themselves. [`Client::run`] does so with all its work; a task that it
+    /// spawns needs this.
+    pub fn scope<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        self.context().scope(work)
+    }
+
+    /// A work request that carries the transaction and its remaining time. Its reply is counted by
+    /// a [`crate::ClientLayer`] on the way, by [`Handle::call`], or by [`Handle::count`].
     pub fn request<M>(&self, message: M) -> Request<M> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        let mut request = Request::new(message);
-        if let Ok(value) = AsciiMetadataValue::try_from(self.gtrid.to_string()) {
-            request.metadata_mut().insert(HEADER_TRANSACTION, value);
-        }
-        // A time of zero would mean none.
-        if self.ends_at.is_some() {
-            request.set_timeout(self.remaining().max(Duration::from_millis(1)));
-        }
-        request
-    }
-
-    /// Counts the branches that a work reply tells. Once every request's reply is counted, the
-    /// commit carries their number: a branch that got lost on the way rolls the transaction back
-    /// instead of committing half.
-    pub fn count(&self, reply: &MetadataMap) {
-        self.branches.fetch_add(branches_in(reply), Ordering::Relaxed);
-        self.counted.fetch_add(1, Ordering::Relaxed);
+        self.shared.context.request(message)
     }
 
     /// Makes a work call: `send` gets the request to send, the reply is counted.
@@ -213,53 +93,224 @@ impl Transaction {
     where
         F: Future<Output = Result<Response<R>, Status>>,
     {
-        let reply = send(self.request(message)).await?;
-        self.count(reply.metadata());
-        Ok(reply)
+        self.shared.context.call(message, send).await
     }
 
-    /// The number of branches, if the reply of every request was counted.
+    /// Counts the branches that the reply of a [`Handle::request`] tells, where no layer and no
+    /// [`Handle::call`] has done so.
+    pub fn count(&self, reply: &MetadataMap) {
+        self.shared.context.count_reply(reply);
+    }
+
+    /// The number of branches, if it is known what every request has brought.
+    ///
+    /// The commit carries it then: when a reply was lost after its work was done, the transaction
+    /// is rolled back instead of being committed by halves. A call that failed has brought none.
     #[must_use]
     pub fn branches(&self) -> Option<u32> {
-        let requests = self.requests.load(Ordering::Relaxed);
-        let complete = requests > 0 && requests == self.counted.load(Ordering::Relaxed);
-        complete.then(|| self.branches.load(Ordering::Relaxed))
+        self.shared.context.branches_complete()
     }
 
-    /// Commits if every participant agrees. Once called, the commit runs to its end even if the
-    /// future is dropped.
+    /// From now on it can only be rolled back: its commit fails with
+    /// [`RollbackReason::Requested`] and the first of these reasons.
+    pub fn set_rollback_only(&self, why: impl Into<String>) {
+        self.shared.rollback_only().get_or_insert(why.into());
+    }
+
+    /// Runs this before the commit is sent, after those registered before it, as part of the
+    /// transaction: what was kept back until now is written out. An error rolls back. One that is
+    /// registered after the commit was sent is not run.
+    pub fn before_commit<F, Fut, E>(&self, check: F)
+    where
+        F: FnOnce() -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: fmt::Display,
+    {
+        self.shared.synchronizations.before_commit(check);
+    }
+
+    /// Calls this exactly once with what this process knows of the end, after those registered
+    /// before it; at once when it has ended. It must not block. A panic in it is logged.
+    pub fn after_completion(&self, hook: impl FnOnce(&Completion) + Send + 'static) {
+        self.shared.synchronizations.after_completion(hook);
+    }
+}
+
+impl Shared {
+    fn rollback_only(&self) -> MutexGuard<'_, Option<String>> {
+        self.rollback_only.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rollback_message(&self) -> Say {
+        let gtrid = self.context.gtrid().as_bytes().to_vec();
+        Say::Rollback(v1::Rollback { gtrid, request_id: self.request_id.to_vec() })
+    }
+}
+
+/// A transaction that has begun, and whoever holds this may end it. Dropped without
+/// [`Transaction::commit`], it is rolled back in the background. What work may do with it is said
+/// at [`Handle`], to which it derefs; `tx.handle()` is for work that is done elsewhere.
+#[derive(Debug)]
+#[must_use = "a transaction that is dropped rolls back"]
+pub struct Transaction {
+    handle: Handle,
+    wait: Wait,
+    stage: Stage,
+}
+
+/// What has been asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nothing that could commit it.
+    Open,
+    Committing,
+    Over,
+}
+
+impl Deref for Transaction {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Transaction {
+    pub(crate) fn new(client: Client, context: Context, name: &str) -> Self {
+        let gtrid = context.gtrid();
+        let shared = Shared {
+            client,
+            context,
+            request_id: rand::random(),
+            span: tracing::info_span!("transaction", %gtrid, name = ?name),
+            rollback_only: Mutex::default(),
+            synchronizations: Synchronizations::default(),
+        };
+        let handle = Handle { shared: Arc::new(shared) };
+        Self { handle, wait: Wait::Decided, stage: Stage::Open }
+    }
+
+    /// For work that is done elsewhere, and cannot end the transaction.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// When [`Transaction::commit`] returns: as soon as the decision is durable (by itself), or
+    /// when every branch has finished. If that takes longer than
+    /// [`crate::ClientBuilder::resolve_within`], it is committed all the same, and told so.
+    pub fn wait(mut self, wait: Wait) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// Commits if every participant agrees: first what was registered with
+    /// [`Handle::before_commit`], then the commit itself. Once that is sent, it runs to its end
+    /// even if the future is dropped.
     ///
     /// A session that is lost meanwhile is no outcome: the commit, which is idempotent, is asked
-    /// for again on the next one, as long as [`crate::ClientBuilder::resolve_within`] says. One
-    /// that the coordinator refuses is not: its transaction is rolled back by the time-out.
+    /// for again on the next one, and so is one that the coordinator refuses for now, as long as
+    /// [`crate::ClientBuilder::resolve_within`] says.
     ///
     /// # Errors
     /// See [`CommitError`].
-    pub async fn commit(mut self) -> Result<Committed, CommitError> {
-        self.ended = true;
-        let gtrid = self.gtrid;
+    pub async fn commit(self) -> Result<Committed, CommitError> {
+        let span = self.shared.span.clone();
+        self.decide().instrument(span).await
+    }
+
+    async fn decide(mut self) -> Result<Committed, CommitError> {
+        while let Some(check) = self.shared.synchronizations.next_before() {
+            if self.shared.rollback_only().is_some() {
+                break;
+            }
+            if let Err(why) = self.scope(async move { check().await }).await {
+                self.set_rollback_only(why);
+            }
+        }
+        let only = self.shared.rollback_only().take();
+        let committed = match only {
+            Some(why) => self.refuse(why).await,
+            None => self.ask_commit().await,
+        };
+        match &committed {
+            Ok(committed) => tracing::debug!(completed = committed.completed, "committed"),
+            Err(error) => tracing::debug!(error = ?error.to_string(), "not committed"),
+        }
+        let completion = match &committed {
+            Ok(committed) => Completion::Committed(*committed),
+            Err(CommitError::RolledBack { rollback, .. }) => {
+                Completion::RolledBack(rollback.clone())
+            }
+            Err(CommitError::CommittedBefore { gtrid }) => {
+                Completion::Committed(Committed { gtrid: *gtrid, completed: false })
+            }
+            Err(CommitError::Heuristic { outcome, .. }) => Completion::Heuristic(*outcome),
+            Err(CommitError::Unknown { .. }) => Completion::Unknown,
+            // Nothing was changed: the guard rolls back when it is dropped.
+            Err(CommitError::Refused { .. }) => {
+                self.stage = Stage::Open;
+                return committed;
+            }
+        };
+        self.over(completion);
+        committed
+    }
+
+    async fn ask_commit(&mut self) -> Result<Committed, CommitError> {
+        self.stage = Stage::Committing;
+        let (gtrid, branches) = (self.gtrid(), self.branches());
         let wait = match self.wait {
             Wait::Decided => v1::Wait::Decided,
             Wait::Completed => v1::Wait::Completed,
         };
         let commit = v1::Commit {
             gtrid: gtrid.as_bytes().to_vec(),
-            request_id: self.request_id.to_vec(),
-            expected_branches: self.branches(),
+            request_id: self.shared.request_id.to_vec(),
+            expected_branches: branches,
             wait: wait.into(),
         };
-        match self.client.ask_outcome(Say::Commit(commit)).await {
-            Ok(Resolution::Committed { completed }) => Ok(Committed { gtrid, completed }),
-            Ok(Resolution::RolledBack(rollback)) => {
+        let client = &self.shared.client;
+        let resolution = match client.ask_outcome(Say::Commit(commit)).await {
+            // Decided long ago, perhaps, and only a branch is slow.
+            Err(ResolveError::NoAnswer) if self.wait == Wait::Completed => {
+                client.outcome_now(gtrid, branches).await.ok_or(ResolveError::NoAnswer)
+            }
+            answer => answer,
+        };
+        match resolution {
+            Ok(resolution) => CommitError::of_commit(gtrid, resolution),
+            Err(error) => Err(CommitError::from_resolution(gtrid, error)),
+        }
+    }
+
+    /// It may only be rolled back. Without a request to commit it never commits, so the answer is
+    /// certain before the coordinator's.
+    async fn refuse(&self, why: String) -> Result<Committed, CommitError> {
+        let gtrid = self.gtrid();
+        match self.give_up().await {
+            // Somebody else, who knows the transaction's name, was faster.
+            Some(Err(
+                error @ (CommitError::CommittedBefore { .. } | CommitError::Heuristic { .. }),
+            )) => Err(error),
+            Some(_) | None => {
+                let (reason, participant) = (RollbackReason::Requested, String::new());
+                let rollback = Rollback { reason, participant, detail: why };
                 Err(CommitError::RolledBack { gtrid, rollback })
             }
-            Ok(Resolution::Heuristic(outcome)) => Err(CommitError::Heuristic { gtrid, outcome }),
-            Ok(Resolution::Unknown) | Err(ResolveError::NoAnswer) => {
-                Err(CommitError::Unknown { gtrid })
-            }
-            Err(ResolveError::Refused { reason, detail }) => {
-                Err(CommitError::Refused { gtrid, reason, detail })
-            }
+        }
+    }
+
+    /// Rolls back, and waits for the answer as long as the transaction could live.
+    async fn give_up(&self) -> Option<Result<Rollback, CommitError>> {
+        timeout(self.remaining(), self.ask_rollback()).await.ok()
+    }
+
+    async fn ask_rollback(&self) -> Result<Rollback, CommitError> {
+        let gtrid = self.gtrid();
+        match self.shared.client.ask_outcome(self.shared.rollback_message()).await {
+            Ok(resolution) => CommitError::of_rollback(gtrid, resolution),
+            Err(error) => Err(CommitError::from_resolution(gtrid, error)),
         }
     }
 
@@ -269,30 +320,64 @@ impl Transaction {
     /// [`CommitError::Unknown`] if the coordinator cannot be asked (the time-out rolls back then)
     /// or has no record, and what else [`CommitError`] says.
     pub async fn rollback(mut self) -> Result<Rollback, CommitError> {
-        self.ended = true;
-        let gtrid = self.gtrid;
-        match self.client.ask_outcome(Say::Rollback(self.rollback_message())).await {
-            Ok(Resolution::RolledBack(rollback)) => Ok(rollback),
-            Ok(Resolution::Committed { .. }) => Err(CommitError::CommittedBefore { gtrid }),
-            Ok(Resolution::Heuristic(outcome)) => Err(CommitError::Heuristic { gtrid, outcome }),
-            Ok(Resolution::Unknown) | Err(ResolveError::NoAnswer) => {
-                Err(CommitError::Unknown { gtrid })
+        let span = self.shared.span.clone();
+        let rolled_back = self.ask_rollback().instrument(span).await;
+        self.rolled_back(rolled_back.as_ref());
+        rolled_back
+    }
+
+    /// What is not certain yet is left to the drop.
+    fn rolled_back(&mut self, answer: Result<&Rollback, &CommitError>) {
+        match answer {
+            Ok(rollback) => self.over(Completion::RolledBack(rollback.clone())),
+            Err(CommitError::CommittedBefore { gtrid }) => {
+                self.over(Completion::Committed(Committed { gtrid: *gtrid, completed: false }));
             }
-            Err(ResolveError::Refused { reason, detail }) => {
-                Err(CommitError::Refused { gtrid, reason, detail })
+            Err(CommitError::Heuristic { outcome, .. }) => {
+                self.over(Completion::Heuristic(*outcome));
             }
+            Err(_) => {}
         }
     }
 
-    fn rollback_message(&self) -> v1::Rollback {
-        v1::Rollback { gtrid: self.gtrid.as_bytes().to_vec(), request_id: self.request_id.to_vec() }
+    fn over(&mut self, completion: Completion) {
+        self.stage = Stage::Over;
+        self.shared.synchronizations.complete(completion);
+    }
+
+    /// See [`Client::run`].
+    pub(crate) async fn run<T, E, F, Fut>(mut self, work: F) -> Result<T, RunError<E>>
+    where
+        F: FnOnce(Handle) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        let (handle, span) = (self.handle(), self.shared.span.clone());
+        let worked = self.scope(async move { work(handle).await }).instrument(span.clone()).await;
+        match worked {
+            Ok(value) => {
+                self.commit().await?;
+                Ok(value)
+            }
+            Err(error) => {
+                if let Some(answer) = self.give_up().instrument(span).await {
+                    self.rolled_back(answer.as_ref());
+                }
+                Err(RunError::Work(error))
+            }
+        }
     }
 }
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        if !self.ended {
-            self.client.tell(Say::Rollback(self.rollback_message()));
-        }
+        let completion = match self.stage {
+            Stage::Over => return,
+            Stage::Committing => Completion::Unknown,
+            Stage::Open => {
+                self.shared.client.tell(self.shared.rollback_message());
+                Completion::Abandoned
+            }
+        };
+        self.shared.synchronizations.complete(completion);
     }
 }

@@ -1,75 +1,33 @@
 //! An application that begins and ends transactions: one session, any number of transactions at the
 //! same time.
 
+mod error;
 mod link;
 
+pub use error::{BeginError, ConnectError, ResolveError};
 pub(crate) use link::{Ask, Lost};
 
-use crate::endpoint::{BadAddress, endpoint};
-use crate::transaction::{Rollback, Transaction};
+use crate::context::Context;
+use crate::endpoint::endpoint;
+use crate::transaction::{Handle, Rollback, RunError, Transaction};
+use error::NAME_BYTES_MAX;
 use link::Link;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use unanimous_core::{Gtrid, Outcome};
 use unanimous_proto::v1;
 use v1::transact_request::Body as Say;
 use v1::transact_response::Body as Heard;
 
-/// The longest name of a client and of a transaction, in bytes.
-const NAME_BYTES_MAX: usize = 64;
 /// Before an answer that tells nothing is asked for again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// The reason of a refusal after which the outcome is not known.
 const INTERNAL: &str = "INTERNAL";
-
-/// Why a client cannot be made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConnectError {
-    /// The coordinator's address cannot be used.
-    #[error(transparent)]
-    Address(#[from] BadAddress),
-    /// The client's name is too long or has control characters.
-    #[error("the client's name must be at most {NAME_BYTES_MAX} bytes without control characters")]
-    Name,
-}
-
-/// Why a transaction did not begin.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BeginError {
-    /// The coordinator did not answer in the time given.
-    #[error("the coordinator did not answer in time")]
-    Unreachable,
-    /// The coordinator refuses, and went on refusing for the time given if it asked to try again.
-    #[error("the coordinator refused: {reason} ({detail:?})")]
-    Refused {
-        /// Upper snake case.
-        reason: String,
-        /// For people. Untrusted text.
-        detail: String,
-    },
-    /// The coordinator answered with something this version cannot read.
-    #[error("the coordinator's answer cannot be read")]
-    BadAnswer,
-}
-
-/// Why there is no answer to a question for an outcome.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ResolveError {
-    /// The coordinator did not answer in the time given, or the transaction was not decided in it.
-    #[error("the outcome was not known in the time given")]
-    NoAnswer,
-    /// The coordinator refuses the question.
-    #[error("the coordinator refused: {reason} ({detail:?})")]
-    Refused {
-        /// Upper snake case.
-        reason: String,
-        /// For people. Untrusted text.
-        detail: String,
-    },
-}
+/// How long one last question may take, when the time for an answer is over.
+const LAST_QUESTION_MAX: Duration = Duration::from_secs(1);
 
 /// What became of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,7 +133,29 @@ impl Client {
     /// Begins a transaction when awaited. `name` says what kind of business act it is, at most 64
     /// bytes.
     pub fn begin(&self, name: impl Into<String>) -> Begin {
-        Begin { client: self.clone(), name: name.into(), timeout: Duration::ZERO }
+        Begin {
+            client: self.clone(),
+            name: name.into(),
+            timeout: Duration::ZERO,
+            labels: Vec::new(),
+            traceparent: String::new(),
+        }
+    }
+
+    /// As [`Begin::run`], without time-out and labels of its own.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn run<T, E, F, Fut>(
+        &self,
+        name: impl Into<String>,
+        work: F,
+    ) -> Result<T, RunError<E>>
+    where
+        F: FnOnce(Handle) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        self.begin(name).run(work).await
     }
 
     /// Asks what became of a transaction and waits for its decision, at most as long as the builder
@@ -202,14 +182,15 @@ impl Client {
     /// Asks until there is an answer that tells something. All calls that have an outcome may be
     /// repeated after a lost session.
     ///
-    /// A commit that is refused has changed nothing, and is not asked for again: whoever asked for
-    /// it decides what comes next. A refusal is no such news when the commit may have been heard
-    /// before: then its outcome is asked for.
+    /// A commit that is refused has changed nothing, and is asked for again if the coordinator
+    /// wants that. A refusal is no such news when the commit may have been heard before: then its
+    /// outcome is asked for.
     pub(crate) async fn ask_outcome(&self, mut say: Say) -> Result<Resolution, ResolveError> {
         let deadline = Instant::now() + self.resolve_within;
         let question = matches!(say, Say::Resolve(_));
         let mut heard = false;
         loop {
+            let mut gave_up = ResolveError::NoAnswer;
             let answer = timeout_at(deadline, self.ask(say.clone())).await;
             let pause = match answer.map_err(|_| ResolveError::NoAnswer)? {
                 Ok(Heard::Ended(ended)) => match resolution(ended.result.as_ref()) {
@@ -220,10 +201,13 @@ impl Client {
                     heard |= !question && reason == INTERNAL;
                     say = match say {
                         Say::Commit(commit) if heard => Say::Resolve(outcome_of(commit)),
-                        say @ (Say::Rollback(_) | Say::Resolve(_)) if retry_after_ms > 0 => say,
+                        say if retry_after_ms > 0 => say,
                         _ if heard => return Err(ResolveError::NoAnswer),
                         _ => return Err(ResolveError::Refused { reason, detail }),
                     };
+                    if !heard && !question {
+                        gave_up = ResolveError::Refused { reason, detail };
+                    }
                     refusal_pause(retry_after_ms, rand::random()).max(ASK_AGAIN_AFTER)
                 }
                 Ok(_) => ASK_AGAIN_AFTER,
@@ -233,8 +217,24 @@ impl Client {
                     Duration::ZERO
                 }
             };
-            let slept = timeout_at(deadline, sleep(pause)).await;
-            slept.map_err(|_| ResolveError::NoAnswer)?;
+            timeout_at(deadline, sleep(pause)).await.map_err(|_| gave_up)?;
+        }
+    }
+
+    /// What is decided by now, if that can be learned soon.
+    pub(crate) async fn outcome_now(
+        &self,
+        gtrid: Gtrid,
+        branches: Option<u32>,
+    ) -> Option<Resolution> {
+        let resolve = v1::Resolve {
+            gtrid: gtrid.as_bytes().to_vec(),
+            expected_branches: branches,
+            wait: false,
+        };
+        match timeout(LAST_QUESTION_MAX, self.ask(Say::Resolve(resolve))).await {
+            Ok(Ok(Heard::Ended(ended))) => resolution(ended.result.as_ref()),
+            _ => None,
         }
     }
 
@@ -260,6 +260,8 @@ pub struct Begin {
     client: Client,
     name: String,
     timeout: Duration,
+    labels: Vec<v1::Label>,
+    traceparent: String,
 }
 
 impl Begin {
@@ -270,8 +272,62 @@ impl Begin {
         self
     }
 
-    async fn run(self) -> Result<Transaction, BeginError> {
-        let Self { client, name, timeout } = self;
+    /// Says what the business act is about: for people, filters of lists and the log. At most 8, a
+    /// key once: 1 to 32 of `a-z 0-9 - _ .`; a value has at most 128 bytes without control
+    /// characters. Otherwise the coordinator refuses the begin.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.push(v1::Label { key: key.into(), value: value.into() });
+        self
+    }
+
+    /// Calls of the transaction carry this W3C `traceparent`, unless they have one.
+    pub fn traceparent(mut self, traceparent: impl Into<String>) -> Self {
+        self.traceparent = traceparent.into();
+        self
+    }
+
+    /// Begins the transaction, does the work in it and commits. Work that fails or panics rolls
+    /// back. Nothing is done twice: whether to try again is said by [`RunError`].
+    ///
+    /// The future is `Send` if the work's is, so that it may be spawned. Calls of the work through
+    /// a [`crate::ClientLayer`] carry the transaction by themselves:
+    /// ```no_run
+    /// # mod bank {
+    /// #     #[derive(Clone)]
+    /// #     pub struct Bank;
+    /// #     impl Bank {
+    /// #         pub async fn debit(&mut self, _: u64) -> Result<u64, tonic::Status> { Ok(0) }
+    /// #         pub async fn credit(&mut self, _: u64) -> Result<u64, tonic::Status> { Ok(0) }
+    /// #     }
+    /// # }
+    /// # use bank::Bank;
+    /// # use unanimous_sdk::{Client, RunError};
+    /// # async fn transfer(unanimous: Client, mut bank_a: Bank, mut bank_b: Bank)
+    /// #     -> Result<u64, RunError<tonic::Status>> {
+    /// let transfer = unanimous.begin("transfer").label("order", "4711");
+    /// let receipt = transfer.run(|tx| async move {
+    ///     let left = bank_a.debit(5).await?;
+    ///     if left == 0 {
+    ///         tx.set_rollback_only("the account would be empty");
+    ///     }
+    ///     bank_b.credit(5).await
+    /// });
+    /// receipt.await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn run<T, E, F, Fut>(self, work: F) -> Result<T, RunError<E>>
+    where
+        F: FnOnce(Handle) -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        self.begin().await?.run(work).await
+    }
+
+    async fn begin(self) -> Result<Transaction, BeginError> {
+        let Self { client, name, timeout, labels, traceparent } = self;
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         let deadline = Instant::now() + client.begin_within;
         let mut refusal = None;
@@ -281,6 +337,7 @@ impl Begin {
                 name: name.clone(),
                 timeout_ms,
                 request_id: request_id.to_vec(),
+                labels: labels.clone(),
                 ..v1::Begin::default()
             };
             // Not later than the coordinator's own count begins.
@@ -292,7 +349,8 @@ impl Begin {
                     let gtrid =
                         Gtrid::from_bytes(&begun.gtrid).map_err(|_| BeginError::BadAnswer)?;
                     let ends_at = begun_at.checked_add(Duration::from_millis(begun.timeout_ms));
-                    return Ok(Transaction::new(client, gtrid, ends_at));
+                    let context = Context::new(gtrid, ends_at).with_traceparent(&traceparent);
+                    return Ok(Transaction::new(client, context, &name));
                 }
                 Ok(Heard::Refused(v1::Refused { reason, detail, retry_after_ms })) => {
                     let refused = BeginError::Refused { reason, detail };
@@ -316,7 +374,7 @@ impl IntoFuture for Begin {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        Box::pin(self.begin())
     }
 }
 
