@@ -83,7 +83,7 @@ impl Snapshot {
         let (mut branches, mut bytes) = (Vec::new(), 0);
         self.next = Next::ProofAfter(None);
         for (looked_at, (branch, work)) in state.branches.range(after(last)).enumerate() {
-            if bytes >= self.piece_bytes / 2 || looked_at >= LOOKED_AT_MAX {
+            if bytes * 2 >= self.piece_bytes || looked_at >= LOOKED_AT_MAX {
                 break;
             }
             self.next = Next::BranchAfter(Some(*branch));
