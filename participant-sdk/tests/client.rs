@@ -4,14 +4,16 @@
 mod support;
 
 use std::future::IntoFuture;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{Asked, ClientSession, Coordinator, Reply, gtrid, soon};
 use tokio::task::JoinHandle;
 use tonic::Response;
 use unanimous_proto::v1;
 use unanimous_sdk::{
-    BeginError, Client, CommitError, Committed, HEADER_BRANCHES, HEADER_TRANSACTION, Outcome,
-    Resolution, ResolveError, RollbackReason, Transaction, Wait,
+    BeginError, Client, CommitError, Committed, Completion, Context, HEADER_BRANCHES,
+    HEADER_TRANSACTION, Handle, Outcome, Resolution, ResolveError, RollbackReason, RunError,
+    Transaction, Wait,
 };
 
 async fn open() -> (Coordinator, Client, ClientSession) {
@@ -89,6 +91,8 @@ async fn branches_are_only_claimed_when_every_reply_was_counted() {
     assert_eq!(tx.branches(), Some(2), "a reply without the header has none");
     let failed = tx.call((), |_| async { Err::<Response<()>, _>(tonic::Status::internal("")) });
     assert!(failed.await.is_err());
+    assert_eq!(tx.branches(), Some(2), "one that failed has brought none");
+    let _unanswered = tx.request(());
     assert_eq!(tx.branches(), None);
 }
 
@@ -227,15 +231,205 @@ async fn a_begin_that_is_refused_for_the_time_given_says_why() {
 }
 
 #[tokio::test]
-async fn a_refused_commit_is_not_asked_for_again() {
+async fn a_commit_that_is_refused_for_now_is_asked_for_again_until_it_is_taken() {
     let (_coordinator, client, mut session) = open().await;
-    for (sequence, full) in (1..).zip(FULL) {
-        let committed = committing(begun(&client, &mut session, sequence).await);
-        let (call, _) = commit(&mut session).await;
+    let committed = committing(begun(&client, &mut session, 1).await);
+    let (call, first) = commit(&mut session).await;
+    session.reply(call, refused(FULL[0], 1)).await;
+    for full in &FULL[1..] {
+        let (call, again) = commit(&mut session).await;
+        assert_eq!(again, first);
         session.reply(call, refused(full, 1)).await;
-        let error = soon("a commit", committed).await.unwrap().unwrap_err();
-        assert!(matches!(error, CommitError::Refused { ref reason, .. } if reason == full));
     }
+    let (call, _) = commit(&mut session).await;
+    session.ended(call, v1::Outcome::Committed).await;
+    assert!(soon("a commit", committed).await.unwrap().is_ok());
+}
+
+/// It was never taken, so it can be rolled back: the locks go before the time-out.
+#[tokio::test]
+async fn a_commit_that_is_refused_for_good_says_why_and_is_rolled_back() {
+    let mut coordinator = Coordinator::start().await;
+    let patience = Duration::from_millis(500);
+    let client =
+        Client::builder(&coordinator.address, "app").resolve_within(patience).connect().unwrap();
+    let mut session = coordinator.client().await;
+    session.welcome().await;
+    for (sequence, reason, retry_after_ms) in
+        [(1, "TOO_MANY_CALLS", 60_000), (2, "INVALID_ARGUMENT", 0)]
+    {
+        let (completed, completion) = tokio::sync::oneshot::channel();
+        let tx = begun(&client, &mut session, sequence).await;
+        tx.after_completion(move |completion| drop(completed.send(completion.clone())));
+        let committed = committing(tx);
+        let (call, _) = commit(&mut session).await;
+        session.reply(call, refused(reason, retry_after_ms)).await;
+        let error = soon("a commit", committed).await.unwrap().unwrap_err();
+        assert!(matches!(error, CommitError::Refused { reason: ref r, .. } if r == reason));
+        assert_eq!(completion.await, Ok(Completion::Abandoned));
+        let (_, Asked::Rollback(rollback)) = session.asked().await else { unreachable!() };
+        assert_eq!(rollback.gtrid, gtrid(sequence).as_bytes());
+    }
+}
+
+/// Decided, but a branch is slow: that is no unknown outcome.
+#[tokio::test]
+async fn a_commit_that_waits_for_completion_tells_the_decision_when_the_time_is_over() {
+    let mut coordinator = Coordinator::start().await;
+    let patience = Duration::from_millis(200);
+    let client =
+        Client::builder(&coordinator.address, "app").resolve_within(patience).connect().unwrap();
+    let mut session = coordinator.client().await;
+    session.welcome().await;
+    let committed = committing(begun(&client, &mut session, 1).await.wait(Wait::Completed));
+    let (_, asked) = commit(&mut session).await;
+    assert_eq!(asked.wait(), v1::Wait::Completed);
+    let (call, Asked::Resolve(resolve)) = session.asked().await else { unreachable!() };
+    assert!(!resolve.wait);
+    session.ended(call, v1::Outcome::Committed).await;
+    let committed = soon("a commit", committed).await.unwrap();
+    assert_eq!(committed, Ok(Committed { gtrid: gtrid(1), completed: false }));
+}
+
+#[tokio::test]
+async fn labels_go_with_the_begin() {
+    let (_coordinator, client, mut session) = open().await;
+    let begin = client.begin("transfer").label("order", "4711").label("customer", "Müller");
+    let (begun, asked) = tokio::join!(begin.into_future(), session.begun(1));
+    assert!(begun.is_ok());
+    let labels: Vec<_> = asked.labels.iter().map(|label| (&*label.key, &*label.value)).collect();
+    assert_eq!(labels, [("order", "4711"), ("customer", "Müller")]);
+}
+
+#[tokio::test]
+async fn what_can_only_be_rolled_back_is_never_asked_to_commit() {
+    let (_coordinator, client, mut session) = open().await;
+    let tx = begun(&client, &mut session, 1).await;
+    tx.handle().set_rollback_only("the account is empty");
+    tx.set_rollback_only("a second reason");
+    tx.before_commit(async || -> Result<(), &str> { unreachable!("nothing to prepare for") });
+    let committed = committing(tx);
+    let (call, Asked::Rollback(_)) = session.asked().await else { unreachable!() };
+    let result = v1::Result {
+        outcome: v1::Outcome::RolledBack.into(),
+        rollback_reason: v1::RollbackReason::TimedOut.into(),
+        ..v1::Result::default()
+    };
+    session.ended_with(call, result).await;
+    let error = soon("a commit", committed).await.unwrap().unwrap_err();
+    let words = "its rollback was asked for: the account is empty";
+    assert!(error.to_string().ends_with(words), "{error}");
+}
+
+#[tokio::test]
+async fn checks_run_in_order_before_the_commit_and_one_that_fails_rolls_back() {
+    let (_coordinator, client, mut session) = open().await;
+    for (sequence, fails) in [(1, false), (2, true)] {
+        let tx = begun(&client, &mut session, sequence).await;
+        let ran = Arc::new(Mutex::new(Vec::new()));
+        for (number, result) in [(1, Ok(())), (2, if fails { Err("too late") } else { Ok(()) })] {
+            let (ran, handle) = (Arc::clone(&ran), tx.handle());
+            tx.before_commit(async move || {
+                ran.lock().unwrap().push(number);
+                let reply = handle.call((), async |_| Ok(work_reply(Some("1")))).await;
+                assert!(reply.is_ok());
+                result
+            });
+        }
+        let (told, completion) = tokio::sync::oneshot::channel();
+        tx.after_completion(move |completion| drop(told.send(completion.clone())));
+        let committed = committing(tx);
+        let (call, asked) = session.asked().await;
+        assert_eq!(*ran.lock().unwrap(), [1, 2]);
+        let outcome = match (fails, asked) {
+            (false, Asked::Commit(commit)) => {
+                assert_eq!(commit.expected_branches, Some(2), "what they enlisted is counted");
+                v1::Outcome::Committed
+            }
+            (true, Asked::Rollback(_)) => v1::Outcome::RolledBack,
+            other => unreachable!("{other:?}"),
+        };
+        session.ended(call, outcome).await;
+        let committed = soon("a commit", committed).await.unwrap();
+        let expected = match committed {
+            Ok(committed) => Completion::Committed(committed),
+            Err(CommitError::RolledBack { rollback, .. }) => {
+                assert_eq!(rollback.detail, "too late");
+                Completion::RolledBack(rollback)
+            }
+            Err(other) => unreachable!("{other}"),
+        };
+        assert_eq!(completion.await, Ok(expected));
+    }
+}
+
+/// Dropped while it is open: rolled back. While the commit is under way: nobody knows here.
+#[tokio::test]
+async fn a_guard_that_is_dropped_completes_with_what_is_known() {
+    let (_coordinator, client, mut session) = open().await;
+    let watched = |tx: &Transaction| {
+        let (told, completion) = tokio::sync::oneshot::channel();
+        tx.after_completion(move |completion| drop(told.send(completion.clone())));
+        completion
+    };
+    let tx = begun(&client, &mut session, 1).await;
+    let completion = watched(&tx);
+    drop(tx);
+    assert_eq!(completion.await, Ok(Completion::Abandoned));
+    let (_, Asked::Rollback(_)) = session.asked().await else { unreachable!() };
+
+    let tx = begun(&client, &mut session, 2).await;
+    let completion = watched(&tx);
+    let committed = committing(tx);
+    commit(&mut session).await;
+    committed.abort();
+    assert_eq!(soon("the end", completion).await, Ok(Completion::Unknown));
+}
+
+/// `run` is spawned: its future is `Send`.
+#[tokio::test]
+async fn work_that_succeeds_is_committed_and_work_that_fails_or_panics_is_rolled_back() {
+    let (_coordinator, client, mut session) = open().await;
+    let run = |end: &'static str| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            let work = async move |tx: Handle| {
+                let current = Context::current().map(|context| context.gtrid());
+                assert_eq!(current, Some(tx.gtrid()), "its calls belong to it");
+                tx.after_completion(|completion| tracing::debug!(?completion));
+                match end {
+                    "ok" => Ok(7),
+                    "fails" => Err("no money"),
+                    _ => std::panic::resume_unwind(Box::new("on purpose")),
+                }
+            };
+            client.begin("transfer").run(work).await
+        })
+    };
+    let running = run("ok");
+    session.begun(1).await;
+    let (call, _) = commit(&mut session).await;
+    session.ended(call, v1::Outcome::Committed).await;
+    assert_eq!(soon("an end", running).await.unwrap(), Ok(7));
+
+    let running = run("fails");
+    session.begun(2).await;
+    let (call, Asked::Rollback(_)) = session.asked().await else { unreachable!() };
+    session.ended(call, v1::Outcome::RolledBack).await;
+    assert_eq!(soon("an end", running).await.unwrap(), Err(RunError::Work("no money")));
+
+    let running = run("panics");
+    session.begun(3).await;
+    let (_, Asked::Rollback(rollback)) = session.asked().await else { unreachable!() };
+    assert_eq!(rollback.gtrid, gtrid(3).as_bytes());
+    assert!(soon("an end", running).await.unwrap_err().is_panic());
+
+    let running = run("ok");
+    session.begun(4).await;
+    let (call, _) = commit(&mut session).await;
+    session.ended(call, v1::Outcome::Unknown).await;
+    let unknown = Err(RunError::Commit(CommitError::Unknown { gtrid: gtrid(4) }));
+    assert_eq!(soon("an end", running).await.unwrap(), unknown);
 }
 
 /// The first one may have been heard, so that the refusal of the second says nothing about it.

@@ -142,20 +142,22 @@ impl Client {
         }
     }
 
-    /// As [`Begin::run`], without time-out and labels of its own.
+    /// As [`Begin::run`], without time-out and labels of its own. The future does not borrow the
+    /// client, so that it may be spawned.
     ///
     /// # Errors
     /// See [`RunError`].
-    pub async fn run<T, E, F, Fut>(
+    pub fn run<N, T, E, F, Fut>(
         &self,
-        name: impl Into<String>,
+        name: N,
         work: F,
-    ) -> Result<T, RunError<E>>
+    ) -> impl Future<Output = Result<T, RunError<E>>> + use<N, T, E, F, Fut>
     where
+        N: Into<String>,
         F: FnOnce(Handle) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        self.begin(name).run(work).await
+        self.begin(name).run(work)
     }
 
     /// Asks what became of a transaction and waits for its decision, at most as long as the builder
