@@ -21,7 +21,7 @@ tokio::task_local! {
 /// The transaction that a call belongs to. Clones count together.
 ///
 /// A service gets it from its [`crate::ServerLayer`], an application from
-/// [`crate::Transaction::context`]. Calls made inside of [`Context::scope`] through a
+/// [`crate::Handle::context`]. Calls made inside of [`Context::scope`] through a
 /// [`crate::ClientLayer`] belong to it by themselves; [`Context::request`] says so explicitly.
 #[derive(Clone, Debug)]
 pub struct Context {

@@ -18,7 +18,7 @@
 //! // An application, or a service that calls others:
 //! let channel = tonic::transport::Endpoint::from_static("http://bank-a:7000").connect_lazy();
 //! let mut bank_a = BankClient(ClientLayer.layer(channel));
-//! unanimous.run("transfer", |_| async move { bank_a.debit(5).await }).await?;
+//! unanimous.run("transfer", async move |_| { bank_a.debit(5).await }).await?;
 //!
 //! // A service:
 //! let server = tonic::transport::Server::builder().layer(ServerLayer);

@@ -1,15 +1,63 @@
 //! Participants and clients of the Unanimous transaction coordinator.
 //!
 //! ```text
-//!  application: Client::begin -> Transaction - tx.call() -> work call with `unanimous-transaction`
-//!                                    |                                 |
-//!                                 commit()               service: Participant::join -> Branch::end
-//!                                    |                                 |
+//!  application: Client::begin -> Transaction -- request() --> work call with `unanimous-transaction`
+//!               Client::run   -> Handle      -- any call through a ClientLayer --+
+//!                                    |                                           |
+//!                                 commit()               service: ServerLayer -> Context
+//!                                    |                                           |
+//!                                    |                            Participant::join -> Branch::end
+//!                                    |                                           |
 //!                              the coordinator <-- one session -- the runner --> Resource
 //! ```
+//! An application:
+//! ```no_run
+//! # mod bank {
+//! #     pub struct Move { pub account: u32, pub cents: i64 }
+//! #     #[derive(Clone)]
+//! #     pub struct BankClient<S>(S);
+//! #     impl<S> BankClient<S> {
+//! #         pub fn new(channel: S) -> Self { Self(channel) }
+//! #         pub async fn debit(&mut self, _: impl tonic::IntoRequest<Move>)
+//! #             -> Result<tonic::Response<()>, tonic::Status> { Ok(tonic::Response::new(())) }
+//! #         pub async fn credit(&mut self, _: impl tonic::IntoRequest<Move>)
+//! #             -> Result<tonic::Response<()>, tonic::Status> { Ok(tonic::Response::new(())) }
+//! #     }
+//! # }
+//! # use bank::{BankClient, Move};
+//! use std::time::Duration;
+//! use unanimous_sdk::{Client, ClientLayer};
+//!
+//! # async fn transfer(
+//! #     at_a: tonic::transport::Channel,
+//! #     at_b: tonic::transport::Channel,
+//! #     cents: i64,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
+//! let unanimous = Client::builder("http://127.0.0.1:7450", "shop").connect()?;
+//! let mut bank_a = BankClient::new(ClientLayer.layer(at_a));
+//! let mut bank_b = BankClient::new(ClientLayer.layer(at_b));
+//!
+//! let tx = unanimous.begin("transfer").timeout(Duration::from_secs(5)).label("order", "4711");
+//! let tx = tx.await?;
+//! bank_a.debit(tx.request(Move { account: 1, cents })).await?; // `?` drops tx: rolled back
+//! bank_b.credit(tx.request(Move { account: 2, cents })).await?;
+//! tx.commit().await?;
+//!
+//! // Or as one piece of work, whose calls carry the transaction by themselves:
+//! let transfer = unanimous.run("transfer", async move |_| {
+//!     bank_a.debit(Move { account: 1, cents }).await?;
+//!     bank_b.credit(Move { account: 2, cents }).await
+//! });
+//! tokio::spawn(transfer).await??;
+//! # Ok(())
+//! # }
+//! ```
 //! Reading order: [`resource`] (what the owner of data implements), [`participant`] (joining
-//! transactions), then [`client`] and [`transaction`] (beginning and ending them). With the feature
-//! `embedded-resource`, `embedded` is a complete durable resource.
+//! transactions), then [`client`] and [`transaction`] (beginning and ending them), [`context`] and
+//! [`layer`] (how calls carry a transaction).
+//!
+//! Features: `embedded-resource` (a complete durable resource: `embedded`), `axum` ([`Context`] as
+//! an extractor), `in-process` (a coordinator inside of a test: `InProcess`).
 //!
 //! What this crate is *not*: the protocol of a branch is `unanimous_core::participant`, run here by
 //! one task; no decision is ever made here. It prints nothing and reads no configuration.

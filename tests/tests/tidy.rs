@@ -81,7 +81,7 @@ fn crates_import_only_what_they_may() {
         ("coordinator/core", &[]),
         ("recovery", &["core"]),
         ("coordinator/server", &["core", "recovery", "proto"]),
-        ("participant-sdk", &["core", "proto", "recovery"]),
+        ("participant-sdk", &["core", "proto", "recovery", "server"]),
         ("coordinator", &["core", "proto", "recovery", "sdk", "server"]),
         ("tests", &["core", "proto", "recovery", "sdk", "server"]),
     ];
@@ -97,8 +97,11 @@ fn crates_import_only_what_they_may() {
         let may: BTreeSet<&str> = may.iter().copied().collect();
         assert!(imports.is_subset(&may), "{folder} imports {imports:?}, may import {may:?}");
         if folder == "participant-sdk" {
-            let line = dependencies.lines().find(|line| line.starts_with("unanimous-recovery"));
-            assert!(line.unwrap().contains("optional = true"), "only behind embedded-resource");
+            // The store of `embedded-resource`, and the coordinator of `in-process`.
+            for behind_a_feature in ["unanimous-recovery", "unanimous-server"] {
+                let line = dependencies.lines().find(|line| line.starts_with(behind_a_feature));
+                assert!(line.unwrap().contains("optional = true"), "{behind_a_feature}");
+            }
         }
     }
 }

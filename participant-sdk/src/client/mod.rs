@@ -307,7 +307,7 @@ impl Begin {
     /// # async fn transfer(unanimous: Client, mut bank_a: Bank, mut bank_b: Bank)
     /// #     -> Result<u64, RunError<tonic::Status>> {
     /// let transfer = unanimous.begin("transfer").label("order", "4711");
-    /// let receipt = transfer.run(|tx| async move {
+    /// let receipt = transfer.run(async move |tx| {
     ///     let left = bank_a.debit(5).await?;
     ///     if left == 0 {
     ///         tx.set_rollback_only("the account would be empty");

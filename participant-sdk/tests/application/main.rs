@@ -53,11 +53,7 @@ async fn calls_at_the_same_time_and_in_spawned_tasks_are_all_counted() {
     let works = (0..20).map(|number| {
         let mut work = if number % 2 == 0 { a.work() } else { b.work() };
         let call = async move { work.begin(please("work")).await };
-        if number % 3 == 0 {
-            tokio::spawn(tx.scope(call))
-        } else {
-            tokio::spawn(async { call.await })
-        }
+        if number % 3 == 0 { tokio::spawn(tx.scope(call)) } else { tokio::spawn(call) }
     });
     let mut joined = 0;
     for work in works.collect::<Vec<_>>() {
