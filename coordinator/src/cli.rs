@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 use unanimous_core::Gtrid;
 
 /// A two-phase commit transaction coordinator with a durable recovery log.
@@ -31,7 +32,7 @@ pub(crate) struct Global {
         hide_env_values = true,
         env = "UNANIMOUS_ADMIN_ADDRESS"
     )]
-    #[arg(default_value = "http://127.0.0.1:7451")]
+    #[arg(default_value = Self::ADMIN_ADDRESS)]
     pub(crate) admin_address: String,
     /// Where the coordinator answers clients and participants
     #[arg(
@@ -49,6 +50,11 @@ pub(crate) struct Global {
     /// How moments are shown
     #[arg(long, global = true, value_enum, default_value_t = TimeStyle::Relative)]
     pub(crate) time: TimeStyle,
+}
+
+impl Global {
+    /// Where operators ask who give no address.
+    pub(crate) const ADMIN_ADDRESS: &str = "http://127.0.0.1:7451";
 }
 
 /// Forms of the data on stdout.
@@ -107,6 +113,25 @@ pub(crate) enum Command {
     /// What `serve` can be told, and what it is told
     #[command(subcommand, after_help = "Example: unanimous config show")]
     Config(ConfigCommand),
+    /// What a code means, why it happens and what to do
+    #[command(after_help = "Example: unanimous explain LOG_FULL")]
+    Explain {
+        /// As it stands in an error, an outcome or a refusal. Without it, all there are
+        code: Option<String>,
+    },
+    /// Write the completions of a shell to stdout
+    #[command(after_help = "Example: unanimous completion bash > /etc/bash_completion.d/unanimous")]
+    Completion {
+        /// Which shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, one for each command
+    #[command(after_help = "Example: unanimous man /usr/local/share/man/man1")]
+    Man {
+        /// A directory that exists
+        dir: PathBuf,
+    },
     /// Which version this is
     #[command(after_help = "Example: unanimous version -o json")]
     Version,
@@ -375,6 +400,12 @@ pub(crate) enum ParticipantCommand {
     /// All that this coordinator knows, those that are away included
     #[command(after_help = "Example: unanimous participant list -o wide")]
     List,
+    /// One participant: its processes, what waits for it, and what that means
+    #[command(after_help = "Example: unanimous participant describe bank-b")]
+    Describe {
+        /// As it is listed
+        name: String,
+    },
 }
 
 /// `orphan`.
@@ -389,21 +420,25 @@ pub(crate) enum OrphanCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TxCommand {
     /// Transactions that are not finished, and heuristic ones, oldest first
-    #[command(after_help = "Example: unanimous tx list --state heuristic")]
-    List {
-        /// At most this many
-        #[arg(long, value_name = "N", default_value_t = 50)]
-        limit: u32,
-        /// Go on where the last list ended
-        #[arg(long, value_name = "TOKEN", default_value = "")]
-        page_token: String,
-        /// Only these states
-        #[arg(long, value_enum, value_name = "STATE")]
-        state: Vec<StateArg>,
-    },
+    #[command(after_help = "Example: unanimous tx list --filter 'state=HEURISTIC or age>1m'")]
+    List(ListArgs),
     /// One transaction: what its state means and what to do
     #[command(after_help = "Example: unanimous tx describe 31ce5540")]
     Describe {
+        /// The full id, or an unambiguous end of it of at least 4 digits
+        id: IdArg,
+    },
+    /// See transactions come, change and go; or one transaction, until it ends
+    ///
+    /// On a terminal a list that is drawn again and again, until q or ctrl-C; elsewhere, and with
+    /// an id, a line for each change. What begins and ends between two looks is not seen.
+    #[command(after_help = "Example: unanimous tx watch --filter 'locked>5s'")]
+    Watch(WatchArgs),
+    /// Send a transaction's branches again what they have not answered, now
+    ///
+    /// Changes no decision: it is sent again by itself, only later.
+    #[command(after_help = "Example: unanimous tx retry 31ce5540")]
+    Retry {
         /// The full id, or an unambiguous end of it of at least 4 digits
         id: IdArg,
     },
@@ -422,18 +457,55 @@ pub(crate) enum TxCommand {
     },
 }
 
-/// States of a transaction, for filters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[allow(missing_docs)]
-pub(crate) enum StateArg {
-    Active,
-    MarkedRollback,
-    Preparing,
-    OnePhase,
-    Deciding,
-    Committing,
-    RollingBack,
-    Heuristic,
+/// `tx list`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) filter: FilterArg,
+    /// At most this many
+    #[arg(long, value_name = "N", default_value_t = LIMIT_DEFAULT)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: u32,
+    /// Go on where the last list ended
+    #[arg(long, value_name = "TOKEN", default_value = "")]
+    pub(crate) page_token: String,
+}
+
+/// Rows of a list for which nobody asked for more or fewer.
+pub(crate) const LIMIT_DEFAULT: u32 = 50;
+
+/// Which transactions.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FilterArg {
+    /// Only these: comparisons of fields joined by `and`, `or`, `not` and parentheses
+    ///
+    /// Words (= != and ~ for "contains"): name, id (its end), label.KEY, participant, waiting_on,
+    /// resource. Times (= != < <= > >=, as 90s or 1h30m): age, locked, remaining. Numbers: tries,
+    /// branches. Words that are known (= !=): state, outcome, stuck=true, recovered=true.
+    #[arg(long = "filter", value_name = "FILTER", default_value = "", hide_default_value = true)]
+    pub(crate) text: String,
+}
+
+/// `tx watch`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// The full id, or an unambiguous end of it of at least 4 digits. Without it, all
+    #[arg(conflicts_with = "text")]
+    pub(crate) id: Option<IdArg>,
+    #[command(flatten)]
+    pub(crate) filter: FilterArg,
+    /// Time between two looks, at least 50ms
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = interval)]
+    pub(crate) interval: Duration,
+    /// End after this time; a transaction that has not ended by then is exit code 8
+    #[arg(long, value_name = "TIME")]
+    pub(crate) timeout: Option<humantime::Duration>,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let long_enough = interval >= Duration::from_millis(50);
+    long_enough.then_some(interval).ok_or_else(|| "at least 50ms".to_owned())
 }
 
 /// `log`.

@@ -3,17 +3,17 @@
 //!
 //! Reading order: `keys` (the one table of all keys), `field` (how a value is read and shown),
 //! `file`, `resolve` (one value for each key, or every problem there is), `problem` (how it is
-//! told), `nearest` (what was probably meant).
+//! told).
 
 mod field;
 mod file;
 mod keys;
-mod nearest;
 mod problem;
 mod resolve;
 
 use crate::cli::{ConfigCommand, Format, SettingArgs};
-use crate::errors::{Exit, Failure};
+use crate::codes::Code;
+use crate::errors::Failure;
 use crate::output::{Document, Output, stderr_colour, talk, write_stdout};
 use crate::serve;
 use keys::KEYS;
@@ -59,7 +59,7 @@ fn tell(problems: &[Problem]) -> Failure {
         let what = format!("and {} more problems", more.len());
         let why = format!("only {TOLD_MAX} are shown");
         let next = "the same command, when these are solved";
-        Failure::new(Exit::Usage, "CONFIG_MANY_PROBLEMS", what, why, next)
+        Failure::new(Code::ConfigManyProblems, what, why, next)
     });
     let last = counted.or_else(|| failures.next_back());
     failures.for_each(|failure| talk(failure.lines(stderr_colour()).trim_end()));
@@ -80,7 +80,7 @@ fn init(file: Option<&Path>) -> Result<(), Failure> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let (what, why) = (format!("{shown} exists"), "config init overwrites nothing");
             let next = format!("unanimous config check {shown}");
-            Err(Failure::new(Exit::Refused, "CONFIG_EXISTS", what, why, next)
+            Err(Failure::new(Code::ConfigExists, what, why, next)
                 .or("unanimous config init ANOTHER_FILE"))
         }
         Err(error) => {

@@ -1,6 +1,7 @@
 //! Calls to a running coordinator.
 
-use crate::errors::{Exit, Failure, unreachable};
+use crate::codes::Code;
+use crate::errors::{Failure, unreachable};
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use unanimous_proto::v1;
@@ -31,7 +32,7 @@ pub(crate) async fn transactions(
 pub(crate) fn endpoint(address: &str) -> Result<Endpoint, Failure> {
     let bad = |why: String| {
         let next = "unanimous status --admin-address http://127.0.0.1:7451";
-        Failure::new(Exit::Usage, "BAD_ADDRESS", format!("not an address: {address}"), why, next)
+        Failure::new(Code::BadAddress, format!("not an address: {address}"), why, next)
     };
     let endpoint =
         Endpoint::from_shared(address.to_owned()).map_err(|error| bad(causes(&error)))?;
@@ -65,6 +66,7 @@ pub(crate) fn causes(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::errors::Exit;
 
     #[test]
     fn addresses_are_checked_before_anything_is_sent() {

@@ -1,8 +1,9 @@
 //! Exit codes and the one shape in which everything that went wrong is told.
 
+use crate::codes::{self, Code};
 use crate::output::escape;
 use std::path::Path;
-use tonic::{Code, Status};
+use tonic::Status;
 use tonic_types::StatusExt;
 use unanimous_recovery::{ErrorClass, OpenError};
 
@@ -58,10 +59,9 @@ impl Exit {
 
 /// Why a command did not do what was asked, ready to be shown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("error[{code}]: {what}")]
+#[error("error[{}]: {what}", code.word())]
 pub(crate) struct Failure {
-    exit: Exit,
-    code: &'static str,
+    code: Code,
     what: String,
     why: String,
     next: Vec<String>,
@@ -70,13 +70,12 @@ pub(crate) struct Failure {
 impl Failure {
     /// What happened, why, and a command to copy.
     pub(crate) fn new(
-        exit: Exit,
-        code: &'static str,
+        code: Code,
         what: impl Into<String>,
         why: impl Into<String>,
         next: impl Into<String>,
     ) -> Self {
-        Self { exit, code, what: what.into(), why: why.into(), next: vec![next.into()] }
+        Self { code, what: what.into(), why: why.into(), next: vec![next.into()] }
     }
 
     /// Another command that may be what is wanted.
@@ -87,12 +86,17 @@ impl Failure {
 
     /// A step of the operating system or a library that failed.
     pub(crate) fn io(doing: &str, error: impl std::fmt::Display, next: impl Into<String>) -> Self {
-        Self::new(Exit::Failed, "IO", format!("{doing} failed"), error.to_string(), next)
+        Self::new(Code::Io, format!("{doing} failed"), error.to_string(), next)
     }
 
     /// The process's exit code.
     pub(crate) fn exit(&self) -> Exit {
-        self.exit
+        self.code.exit()
+    }
+
+    /// What went wrong, for programs.
+    pub(crate) fn code(&self) -> Code {
+        self.code
     }
 
     /// The lines for stderr.
@@ -100,40 +104,33 @@ impl Failure {
         let (red, off) = if colour { ("\u{1b}[1;31m", "\u{1b}[0m") } else { ("", "") };
         let what = escape(&self.what);
         let why = self.why.lines().map(escape).collect::<Vec<_>>().join("\n        ");
-        let next = self.next.iter().map(|line| escape(line)).collect::<Vec<_>>();
+        let word = self.code.word();
+        let explain = format!("unanimous explain {word}");
+        let next = self.next.iter().chain([&explain]).map(|line| escape(line)).collect::<Vec<_>>();
         let next = next.join("\n        or ");
-        format!("{red}error[{}]{off}: {what}\n  why:  {why}\n  next: {next}\n", self.code)
+        format!("{red}error[{word}]{off}: {what}\n  why:  {why}\n  next: {next}\n")
     }
 
     /// A call to the coordinator that was answered with an error, or not at all.
     pub(crate) fn from_status(status: &Status, address: &str, doing: &str) -> Self {
         let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
-        let what = format!("{doing} failed");
-        let why = match reason.as_str() {
-            "" => status.message().to_owned(),
-            reason => format!("{} ({reason})", status.message()),
+        let code = codes::code(&reason).unwrap_or_else(|| Code::of(status.code()));
+        let (what, why) = (format!("{doing} failed"), status.message());
+        let next = match code {
+            Code::Unreachable => return unreachable(address, why),
+            Code::NotFound => "unanimous tx list",
+            Code::AmbiguousId => "the same command with more digits of the id",
+            Code::InvalidArgument | Code::TimeoutTooLong => "unanimous help",
+            Code::Unsupported | Code::UnsupportedField => {
+                "unanimous version, and compare it with the coordinator's"
+            }
+            Code::Starting | Code::TooManyCalls | Code::LogBusy => "the same command again",
+            _ => "unanimous status",
         };
-        let failure = |exit, code, next: &str| Self::new(exit, code, &what, &why, next);
-        match status.code() {
-            Code::Unavailable => unreachable(address, &why),
-            Code::NotFound => failure(Exit::NotFound, "NOT_FOUND", "unanimous tx list")
-                .or("unanimous tx outcome ID, for one that has finished (full id)"),
-            Code::FailedPrecondition | Code::Aborted => {
-                failure(Exit::Refused, "REFUSED", "unanimous tx list --output wide")
-            }
-            Code::InvalidArgument | Code::OutOfRange => {
-                failure(Exit::Usage, "BAD_ARGUMENT", "unanimous help")
-            }
-            Code::PermissionDenied | Code::Unauthenticated => {
-                failure(Exit::NotAllowed, "NOT_ALLOWED", "unanimous status")
-            }
-            Code::DeadlineExceeded | Code::Cancelled => {
-                failure(Exit::Unreachable, "NO_ANSWER", "unanimous status")
-                    .or("look at the coordinator's process: it may hang")
-            }
-            Code::Unimplemented => failure(Exit::Failed, "UNSUPPORTED", "unanimous status")
-                .or("unanimous version, and compare it with the coordinator's"),
-            _ => failure(Exit::Failed, "FAILED", "unanimous status"),
+        let failure = Self::new(code, what, why, next);
+        match code {
+            Code::NoAnswer => failure.or("look at the coordinator's process: it may hang"),
+            _ => failure,
         }
     }
 
@@ -141,44 +138,58 @@ impl Failure {
     pub(crate) fn from_open(error: &OpenError, dir: &Path, again: &str) -> Self {
         let shown = dir.display();
         let verify = format!("unanimous log verify --data-dir {shown}");
-        let make = |exit, code, what: &str, next: String| {
-            Self::new(exit, code, what, error.to_string(), next)
-        };
+        let make = |code, what: &str, next: String| Self::new(code, what, error.to_string(), next);
         match error.class() {
             ErrorClass::NotInitialised => {
                 let next = format!("unanimous serve --data-dir {shown} --init");
-                make(Exit::Refused, "LOG_NOT_INITIALISED", "there is no log", next)
+                make(Code::LogNotInitialised, "there is no log", next)
             }
             ErrorClass::InUse => {
                 let next = format!("{again} (after the other process has stopped)");
-                make(Exit::Refused, "LOG_IN_USE", "another process has the log", next)
+                make(Code::LogInUse, "another process has the log", next)
             }
             ErrorClass::Foreign => {
                 let next = "unanimous serve --data-dir ANOTHER_DIRECTORY --init".to_owned();
-                make(Exit::Refused, "LOG_FOREIGN", "this is not such a log", next)
+                make(Code::LogForeign, "this is not such a log", next)
             }
             ErrorClass::NewerFormat => {
                 let next = "unanimous version, and install the one that wrote it".to_owned();
-                make(Exit::Refused, "LOG_NEWER", "the log is of a newer version", next)
+                make(Code::LogNewer, "the log is of a newer version", next)
             }
             ErrorClass::MovedOrCopied => {
-                let what = "the log is not where it was made";
                 let moved = format!("unanimous serve --data-dir {shown} --moved");
-                make(Exit::NotConfirmed, "LOG_MOVED", what, moved)
+                make(Code::LogMoved, "the log is not where it was made", moved)
                     .or(format!("unanimous serve --data-dir {shown} --copied"))
             }
             ErrorClass::PairIncomplete => {
                 let what = "one of the log's two directories is missing";
                 let next = format!("unanimous serve --data-dir {shown} --second-dir DIR --rebuild");
-                make(Exit::NotConfirmed, "LOG_PAIR_INCOMPLETE", what, next)
+                make(Code::LogPairIncomplete, what, next)
                     .or(format!("unanimous serve --data-dir {shown} --degraded"))
             }
-            ErrorClass::Damaged => {
-                make(Exit::LogDamaged, "LOG_DAMAGED", "the log is damaged", verify)
-            }
+            ErrorClass::Damaged => make(Code::LogDamaged, "the log is damaged", verify),
             ErrorClass::Io => {
-                make(Exit::Failed, "LOG_IO", "the log cannot be opened", format!("ls -la {shown}"))
+                make(Code::LogIo, "the log cannot be opened", format!("ls -la {shown}"))
             }
+        }
+    }
+}
+
+impl Code {
+    /// What an answer without a reason means.
+    fn of(answered: tonic::Code) -> Self {
+        use tonic::Code as Answered;
+        match answered {
+            Answered::Unavailable => Self::Unreachable,
+            Answered::NotFound => Self::NotFound,
+            Answered::FailedPrecondition | Answered::Aborted | Answered::ResourceExhausted => {
+                Self::Refused
+            }
+            Answered::InvalidArgument | Answered::OutOfRange => Self::InvalidArgument,
+            Answered::PermissionDenied | Answered::Unauthenticated => Self::NotAllowed,
+            Answered::DeadlineExceeded | Answered::Cancelled => Self::NoAnswer,
+            Answered::Unimplemented => Self::Unsupported,
+            _ => Self::Failed,
         }
     }
 }
@@ -187,7 +198,7 @@ impl Failure {
 pub(crate) fn unreachable(address: &str, why: &str) -> Failure {
     let what = format!("no coordinator answers at {address}");
     let next = "unanimous serve --data-dir DIR --init";
-    Failure::new(Exit::Unreachable, "UNREACHABLE", what, why, next)
+    Failure::new(Code::Unreachable, what, why, next)
         .or("unanimous dev, to try it")
         .or("the same command with --address and --admin-address, if it is elsewhere")
 }
@@ -195,6 +206,7 @@ pub(crate) fn unreachable(address: &str, why: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashMap;
 
     #[test]
     fn the_meanings_are_complete_and_in_order() {
@@ -205,28 +217,35 @@ mod tests {
 
     #[test]
     fn a_failure_has_three_lines_and_no_control_characters() {
-        let failure =
-            Failure::new(Exit::Failed, "X", "what\u{1b}[2J", "why\nmore", "next").or("other");
+        let failure = Failure::new(Code::Failed, "what\u{1b}[2J", "why\nmore", "next").or("other");
         assert_eq!(
             failure.lines(false),
-            "error[X]: what\\u{1b}[2J\n  why:  why\n        more\n  next: next\n        or other\n"
+            "error[FAILED]: what\\u{1b}[2J\n  why:  why\n        more\n  next: next\n        \
+             or other\n        or unanimous explain FAILED\n"
         );
     }
 
     #[test]
-    fn grpc_codes_have_their_exit_codes() {
+    fn an_answer_ends_with_its_reason_or_with_what_its_code_means() {
+        use tonic_types::ErrorDetails;
         let table = [
-            (Code::Unavailable, Exit::Unreachable),
-            (Code::NotFound, Exit::NotFound),
-            (Code::FailedPrecondition, Exit::Refused),
-            (Code::InvalidArgument, Exit::Usage),
-            (Code::PermissionDenied, Exit::NotAllowed),
-            (Code::DeadlineExceeded, Exit::Unreachable),
-            (Code::Internal, Exit::Failed),
+            (tonic::Code::Unavailable, "", Code::Unreachable, Exit::Unreachable),
+            (tonic::Code::Unavailable, "STOPPING", Code::Stopping, Exit::Unreachable),
+            (tonic::Code::NotFound, "", Code::NotFound, Exit::NotFound),
+            (tonic::Code::FailedPrecondition, "OF_TOMORROW", Code::Refused, Exit::Refused),
+            (tonic::Code::FailedPrecondition, "AMBIGUOUS_ID", Code::AmbiguousId, Exit::Refused),
+            (tonic::Code::ResourceExhausted, "LOG_FULL", Code::LogFull, Exit::Refused),
+            (tonic::Code::InvalidArgument, "", Code::InvalidArgument, Exit::Usage),
+            (tonic::Code::PermissionDenied, "", Code::NotAllowed, Exit::NotAllowed),
+            (tonic::Code::DeadlineExceeded, "", Code::NoAnswer, Exit::Unreachable),
+            (tonic::Code::Unimplemented, "", Code::Unsupported, Exit::Failed),
+            (tonic::Code::Internal, "", Code::Failed, Exit::Failed),
         ];
-        for (code, exit) in table {
-            let failure = Failure::from_status(&Status::new(code, "x"), "http://h", "asking");
-            assert_eq!(failure.exit(), exit, "{code:?}");
+        for (answered, reason, code, exit) in table {
+            let details = ErrorDetails::with_error_info(reason, "unanimous", HashMap::default());
+            let status = Status::with_error_details(answered, "x", details);
+            let failure = Failure::from_status(&status, "http://h", "asking");
+            assert_eq!((failure.code(), failure.exit()), (code, exit), "{answered:?} {reason}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! `unanimous log`: the log of a stopped coordinator, read only.
 
 use crate::cli::{Format, LogCommand};
-use crate::errors::{Exit, Failure};
+use crate::codes::Code;
+use crate::errors::Failure;
 use crate::output::{Document, Output, escape, write_stdout};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -65,8 +66,7 @@ fn from_open(error: &unanimous_recovery::OpenError, dir: &Path, again: &str) -> 
     }
     let shown = dir.display();
     Failure::new(
-        Exit::LogDamaged,
-        "LOG_DAMAGED",
+        Code::LogDamaged,
         "the log is damaged",
         error.to_string(),
         format!("unanimous log dump {shown}, for what can be read up to the damage"),
@@ -114,13 +114,13 @@ fn show_records(records: &[StoredRecord], output: Output, dir: &Path) -> Result<
 }
 
 fn unreadable(stored: &StoredRecord, error: &CodecError, dir: &Path) -> Failure {
-    let (exit, code) = match error {
-        CodecError::UnknownTag(_) => (Exit::Refused, "LOG_NEWER"),
-        _ => (Exit::LogDamaged, "LOG_DAMAGED"),
+    let code = match error {
+        CodecError::UnknownTag(_) => Code::LogNewer,
+        _ => Code::LogDamaged,
     };
     let what = format!("record {} in frame {} cannot be read", stored.lsn.0, stored.frame.0);
     let next = format!("unanimous log verify {}", dir.display());
-    Failure::new(exit, code, what, error.to_string(), next)
+    Failure::new(code, what, error.to_string(), next)
 }
 
 fn gtrid(record: &Record) -> Option<unanimous_core::Gtrid> {

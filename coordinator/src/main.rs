@@ -8,11 +8,15 @@
 //! and no service (`unanimous-server`) of its own; it starts them and shows what they say.
 
 mod cli;
+mod codes;
 mod config;
 mod connect;
 mod dev;
 mod errors;
+mod explain;
 mod log;
+mod manual;
+mod nearest;
 mod output;
 mod participant;
 mod process;
@@ -22,8 +26,9 @@ mod tx;
 mod usage;
 
 use clap::Parser;
-use cli::{Cli, Command, OrphanCommand, ParticipantCommand};
-use errors::{Exit, Failure};
+use cli::{Cli, Command, OrphanCommand};
+use codes::Code;
+use errors::Failure;
 use output::{Document, Output};
 use std::process::ExitCode;
 
@@ -51,11 +56,14 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(args, &cli.global, output),
         Command::Tx(command) => tx::run(command, &cli.global, output),
-        Command::Participant(ParticipantCommand::List) => participant::list(&cli.global, output),
+        Command::Participant(command) => participant::run(command, &cli.global, output),
         Command::Orphan(OrphanCommand::List) => participant::orphans(&cli.global, output),
         Command::Status => status::run(&cli.global, output),
         Command::Log(command) => log::run(command, output),
         Command::Config(command) => config::run(command, output),
+        Command::Explain { code } => explain::run(code.as_deref(), output),
+        Command::Completion { shell } => manual::completion(*shell),
+        Command::Man { dir } => manual::pages(dir, output),
         Command::Version => version(output),
     }
 }
@@ -73,7 +81,8 @@ fn version(output: Output) -> Result<(), Failure> {
 /// A runtime on this thread: commands ask few questions, and `dev` shares its machine with what it
 /// watches.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
-        Failure::new(Exit::Failed, "IO", "no runtime", error.to_string(), "ulimit -a")
-    })
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Code::Io, "no runtime", error.to_string(), "ulimit -a"))
 }

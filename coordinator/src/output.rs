@@ -7,6 +7,7 @@ use comfy_table::{ContentArrangement, Table};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::Value;
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 /// Something to show, in all forms.
@@ -22,6 +23,8 @@ pub(crate) struct Document {
     pub(crate) rows: Vec<Vec<String>>,
     /// Columns that only `wide` shows, by index.
     pub(crate) wide_columns: Vec<usize>,
+    /// Lines above the table.
+    pub(crate) above: String,
     /// More lines below the table.
     pub(crate) below: String,
     /// What `id` shows.
@@ -63,8 +66,11 @@ impl Output {
         write_stdout(text.as_bytes())
     }
 
-    /// As [`Output::show`], but JSON is one line, so that it can be the last of several.
+    /// As [`Output::show`], as one of several: JSON is one line, YAML a document of its own.
     pub(crate) fn show_line(&self, document: &Document) -> Result<(), Failure> {
+        if self.format == Format::Yaml {
+            write_stdout(b"---\n")?;
+        }
         match self.format {
             Format::Json => write_stdout(format!("{}\n", document.whole).as_bytes()),
             _ => self.show(document),
@@ -98,7 +104,8 @@ impl Output {
 }
 
 impl Document {
-    fn table(&self, wide: bool) -> String {
+    /// For people; `wide` with all columns.
+    pub(crate) fn table(&self, wide: bool) -> String {
         let mut table = Table::new();
         table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         let shown = |cells: Vec<String>| -> Vec<String> {
@@ -115,7 +122,7 @@ impl Document {
             column.set_padding((0, 2));
         }
         let lines = if table.is_empty() { String::new() } else { table.trim_fmt() + "\n" };
-        lines + &self.below
+        self.above.clone() + &lines + &self.below
     }
 }
 
@@ -169,11 +176,28 @@ pub(crate) fn short_duration(duration_ms: u64) -> String {
     }
 }
 
+/// A number for people: "3 214".
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Made once: a stream of transactions has many messages.
+static POOL: LazyLock<Result<DescriptorPool, String>> = LazyLock::new(|| {
+    DescriptorPool::decode(unanimous_proto::FILE_DESCRIPTOR_SET).map_err(|error| error.to_string())
+});
+
 /// The canonical JSON of a message of package `unanimous.v1`, default values included.
 pub(crate) fn canonical_json(name: &str, message: &impl prost::Message) -> Result<Value, Failure> {
     let failed = |error: String| Failure::io("writing JSON", error, "use --output table");
-    let pool = DescriptorPool::decode(unanimous_proto::FILE_DESCRIPTOR_SET)
-        .map_err(|error| failed(error.to_string()))?;
+    let pool = POOL.as_ref().map_err(|error| failed(error.clone()))?;
     let descriptor = pool
         .get_message_by_name(&format!("unanimous.v1.{name}"))
         .ok_or_else(|| failed(format!("there is no message {name}")))?;
@@ -203,6 +227,20 @@ mod tests {
         ];
         for (duration_ms, text) in table {
             assert_eq!(short_duration(duration_ms), text);
+        }
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        let table = [
+            (0, "0"),
+            (999, "999"),
+            (3_214, "3 214"),
+            (123_456, "123 456"),
+            (1_000_000, "1 000 000"),
+        ];
+        for (number, text) in table {
+            assert_eq!(grouped(number), text);
         }
     }
 

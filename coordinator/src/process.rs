@@ -2,6 +2,7 @@
 //! their parent.
 
 use crate::cli::{LogFormat, ProcessArgs};
+use crate::codes::Code;
 use crate::errors::{Exit, Failure};
 use std::io::{IsTerminal, Read};
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,7 +21,7 @@ pub(crate) fn begin(args: &ProcessArgs) -> Result<(), Failure> {
 pub(crate) fn start_logging(format: LogFormat, level: &str) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(level).map_err(|error| {
         let what = format!("not a log level: {level}");
-        Failure::new(Exit::Usage, "BAD_LOG_LEVEL", what, error.to_string(), "--log-level info")
+        Failure::new(Code::BadLogLevel, what, error.to_string(), "--log-level info")
     })?;
     let colour = crate::output::stderr_colour() && std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt()

@@ -1,6 +1,7 @@
 //! `unanimous serve`: the coordinator.
 
 use crate::cli::{ProcessArgs, ServeArgs};
+use crate::codes::Code;
 use crate::config::{self, Resolved, Settings};
 use crate::errors::{Exit, Failure};
 use crate::process;
@@ -59,7 +60,7 @@ fn no_data_dir() -> Failure {
     let why = "the log has to be somewhere, and neither the command line nor the environment nor \
                a configuration file says where";
     let next = "unanimous serve --data-dir DIR --init";
-    Failure::new(Exit::Usage, "USAGE", "no directory was given", why, next)
+    Failure::new(Code::Usage, "no directory was given", why, next)
         .or("unanimous serve --config FILE, with log.data_dir in it")
 }
 
@@ -72,7 +73,7 @@ fn check_pair_words(args: &ServeArgs, settings: &Settings, dir: &Path) -> Result
     let why = "only one directory is named";
     let dir = dir.display();
     let next = format!("unanimous serve --data-dir {dir} --second-dir OTHER_DIR");
-    Err(Failure::new(Exit::Usage, "USAGE", what, why, next))
+    Err(Failure::new(Code::Usage, what, why, next))
 }
 
 /// The command that was run, as far as it names the log.
@@ -138,19 +139,19 @@ fn open(
 }
 
 fn failed(error: &ServeError, dir: &Path, again: &str) -> Failure {
-    let (exit, code, what) = match error {
+    let (code, what) = match error {
         ServeError::Open(error) => return Failure::from_open(error, dir, again),
         ServeError::Record { error: CodecError::UnknownTag(_), .. } => {
-            (Exit::Refused, "LOG_NEWER", "the log is of a newer version")
+            (Code::LogNewer, "the log is of a newer version")
         }
-        ServeError::Record { .. } => (Exit::LogDamaged, "LOG_DAMAGED", "the log is damaged"),
+        ServeError::Record { .. } => (Code::LogDamaged, "the log is damaged"),
         ServeError::Append(_) | ServeError::Close(_) => {
-            (Exit::LogFailed, "LOG_FAILED", "the log could not be written")
+            (Code::LogFailed, "the log could not be written")
         }
-        _ => (Exit::Failed, "SERVE_FAILED", "the coordinator stopped"),
+        _ => (Code::ServeFailed, "the coordinator stopped"),
     };
     let verify = format!("unanimous log verify --data-dir {}", dir.display());
-    Failure::new(exit, code, what, crate::connect::causes(error), verify)
+    Failure::new(code, what, crate::connect::causes(error), verify)
 }
 
 /// Nobody is authenticated yet: whoever reaches the port may end any transaction.
@@ -161,7 +162,7 @@ pub(crate) fn check_loopback(settings: &Settings) -> Result<(), Failure> {
             let what = format!("{option} {address} can be reached from other machines");
             let why = "this version authenticates nobody: whoever reaches the port is trusted";
             let next = format!("the same command with {option} 127.0.0.1:{}", address.port());
-            return Err(Failure::new(Exit::NotAllowed, "INSECURE_LISTEN", what, why, next)
+            return Err(Failure::new(Code::InsecureListen, what, why, next)
                 .or(format!("the same command with {option} {address} --insecure"))
                 .or("insecure = true below [listen] in the configuration file"));
         }
@@ -174,11 +175,11 @@ pub(crate) fn check_loopback(settings: &Settings) -> Result<(), Failure> {
 pub(crate) fn listen(option: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).map_err(|error| {
         let (code, what) = match error.kind() {
-            ErrorKind::AddrInUse => ("PORT_IN_USE", format!("{address} is in use")),
-            _ => ("LISTEN_FAILED", format!("cannot listen on {address}")),
+            ErrorKind::AddrInUse => (Code::PortInUse, format!("{address} is in use")),
+            _ => (Code::ListenFailed, format!("cannot listen on {address}")),
         };
         let other = format!("the same command with {option} {}:0", address.ip());
-        Failure::new(Exit::Failed, code, what, error.to_string(), other)
+        Failure::new(code, what, error.to_string(), other)
             .or(format!("ss -ltnp 'sport = :{}', to see who has it", address.port()))
     })
 }

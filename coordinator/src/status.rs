@@ -3,7 +3,7 @@
 use crate::cli::Global;
 use crate::connect;
 use crate::errors::Failure;
-use crate::output::{Document, Output, canonical_json, short_duration};
+use crate::output::{Document, Output, canonical_json, escape_lines, short_duration};
 use crate::runtime;
 use unanimous_proto::v1;
 
@@ -20,10 +20,39 @@ pub(crate) fn run(global: &Global, output: Output) -> Result<(), Failure> {
     let status = status.into_inner();
     output.show(&Document {
         whole: canonical_json("GetStatusResponse", &status)?,
+        above: escape_lines(&sentence(&status)),
         rows: rows(&status),
+        below: escape_lines(&next(&status)),
         ids: status.coordinator.iter().map(owner_words).collect(),
         ..Document::default()
     })
+}
+
+fn sentence(status: &v1::GetStatusResponse) -> String {
+    let mut chars = status.summary.chars();
+    let first: String =
+        chars.next().map(|first| first.to_uppercase().collect()).unwrap_or_default();
+    format!("{first}{}.\n\n", chars.as_str())
+}
+
+/// Commands for what needs a person, the worst first.
+fn next(status: &v1::GetStatusResponse) -> String {
+    let given_up = v1::LogDirectoryState::GivenUp;
+    let lost = status.log_directories.iter().any(|directory| directory.state() == given_up);
+    let commands = [
+        (status.log_behind, "restore a log that is not behind, see: unanimous orphan list"),
+        (lost, "replace the disk, then: unanimous serve --rebuild with both directories"),
+        (status.log_space_low, "free some space on the log's file system: df -h"),
+        (status.transactions_heuristic > 0, "unanimous tx list --filter 'state=HEURISTIC'"),
+        (status.transactions_stuck > 0, "unanimous tx list --filter 'stuck=true'"),
+        (status.orphans > 0, "unanimous orphan list"),
+    ];
+    let commands: Vec<&str> =
+        commands.into_iter().filter(|(needed, _)| *needed).map(|(_, command)| command).collect();
+    match commands.as_slice() {
+        [] => String::new(),
+        commands => format!("\nnext: {}\n", commands.join("\n      ")),
+    }
 }
 
 fn owner_words(owner: &v1::Owner) -> String {
@@ -74,13 +103,8 @@ fn rows(status: &v1::GetStatusResponse) -> Vec<Vec<String>> {
     );
     let version = format!("{}, up {}", status.version, short_duration(status.uptime_ms));
     let directories = status.log_directories.iter().map(directory);
-    let mut rows = vec![
-        ("summary", status.summary.clone()),
-        ("coordinator", owner),
-        ("version", version),
-        ("log", log),
-        ("space", space),
-    ];
+    let mut rows =
+        vec![("coordinator", owner), ("version", version), ("log", log), ("space", space)];
     rows.extend(directories.map(|words| ("directory", words)));
     rows.extend([
         ("now", now),

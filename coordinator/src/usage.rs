@@ -1,6 +1,7 @@
 //! A command line that cannot be understood, told in the three lines of every other error.
 
-use crate::errors::{Exit, Failure};
+use crate::codes::Code;
+use crate::errors::Failure;
 use crate::output::{talk, write_stdout};
 use clap::error::ErrorKind;
 
@@ -16,8 +17,7 @@ pub(crate) fn explain(error: &clap::Error) -> Result<(), Failure> {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             talk(&text);
             Err(Failure::new(
-                Exit::Usage,
-                "USAGE",
+                Code::Usage,
                 "a command is missing",
                 "nothing is done without one",
                 "unanimous help",
@@ -55,7 +55,7 @@ fn from_text(text: &str) -> Failure {
     if why.is_empty() {
         why.push("the command line cannot be understood".to_owned());
     }
-    Failure::new(Exit::Usage, "USAGE", what, why.join("\n"), format!("{command} --help"))
+    Failure::new(Code::Usage, what, why.join("\n"), format!("{command} --help"))
 }
 
 #[cfg(test)]
@@ -75,11 +75,11 @@ mod tests {
             told(&["unanimous", "tx", "describe", "zz"]),
             "error[USAGE]: invalid value 'zz' for '<ID>': an id has only hexadecimal digits\n  \
              why:  the command line cannot be understood\n  \
-             next: unanimous --help\n"
+             next: unanimous --help\n        or unanimous explain USAGE\n"
         );
         let unknown = told(&["unanimous", "tx", "list", "--limt", "3"]);
         assert!(unknown.starts_with("error[USAGE]: unexpected argument '--limt' found\n"));
         assert!(unknown.contains("'--limit'"), "{unknown}");
-        assert!(unknown.ends_with("  next: unanimous tx list --help\n"), "{unknown}");
+        assert!(unknown.contains("  next: unanimous tx list --help\n"), "{unknown}");
     }
 }

@@ -2,8 +2,8 @@
 
 use super::field::Given;
 use super::keys::{KEYS, Key, sections};
-use super::nearest::nearest;
 use super::problem::Problem;
+use crate::nearest::nearest;
 use std::fs::File;
 use std::io::Read;
 use std::ops::Range;

@@ -1,7 +1,8 @@
 //! What is wrong with a configuration, and where each value comes from.
 
 use super::keys::Key;
-use crate::errors::{Exit, Failure};
+use crate::codes::Code;
+use crate::errors::Failure;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -79,7 +80,7 @@ pub(super) struct BadValue {
 /// One thing that is wrong. A configuration with a problem is not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
-    code: &'static str,
+    code: Code,
     what: String,
     why: String,
     next: Vec<String>,
@@ -89,7 +90,7 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    fn new(code: &'static str, what: String, why: impl Into<String>, next: String) -> Self {
+    fn new(code: Code, what: String, why: impl Into<String>, next: String) -> Self {
         Self { code, what, why: why.into(), next: vec![next], key: None, line: None }
     }
 
@@ -101,14 +102,14 @@ impl Problem {
 
     /// A file that gives no text.
     pub(super) fn unreadable(file: &str, why: impl Into<String>, next: String) -> Self {
-        Self::new("CONFIG_UNREADABLE", format!("{file} cannot be read"), why, next)
+        Self::new(Code::ConfigUnreadable, format!("{file} cannot be read"), why, next)
     }
 
     /// A line that is not TOML.
     pub(super) fn syntax(file: &str, line: usize, why: &str) -> Self {
         let what = format!("{file} line {line} is not TOML");
         let next = "unanimous config init, to see how it is written".to_owned();
-        let mut problem = Self::new("CONFIG_SYNTAX", what, why, next);
+        let mut problem = Self::new(Code::ConfigSyntax, what, why, next);
         problem.line = Some(line);
         problem
     }
@@ -118,7 +119,7 @@ impl Problem {
         let what = format!("unknown key {name} in {file} line {line}");
         let why = "a key that nobody reads would be a setting without effect";
         let next = near.unwrap_or_else(|| "unanimous config init, to see every key".to_owned());
-        Self::new("CONFIG_UNKNOWN_KEY", what, why, next).of(name, Some(line))
+        Self::new(Code::ConfigUnknownKey, what, why, next).of(name, Some(line))
     }
 
     /// A section nobody has; `near` is what may have been meant.
@@ -127,14 +128,14 @@ impl Problem {
         let why = "keys that nobody reads would be settings without effect";
         let every = || "unanimous config init, to see every section".to_owned();
         let next = near.map_or_else(every, |section| format!("[{section}]"));
-        Self::new("CONFIG_UNKNOWN_SECTION", what, why, next).of(name, Some(line))
+        Self::new(Code::ConfigUnknownSection, what, why, next).of(name, Some(line))
     }
 
     /// A section that is written as if it were a key.
     pub(super) fn section_value(file: &str, line: usize, name: &str, shown: &str) -> Self {
         let what = format!("{name} = {shown} in {file} line {line}");
         let why = format!("{name} is a section, with its keys on the lines below [{name}]");
-        Self::new("CONFIG_BAD_VALUE", what, why, format!("[{name}]")).of(name, Some(line))
+        Self::new(Code::ConfigBadValue, what, why, format!("[{name}]")).of(name, Some(line))
     }
 
     /// A variable that is one slip away from one that is read.
@@ -142,14 +143,14 @@ impl Problem {
         let what = format!("unknown variable {name} in the environment");
         let why = format!("nobody reads it, and {meant} was probably meant");
         let next = format!("env -u {name} {meant}=VALUE ...");
-        Self::new("CONFIG_UNKNOWN_VARIABLE", what, why, next)
+        Self::new(Code::ConfigUnknownVariable, what, why, next)
     }
 
     /// A value that its key does not take.
     pub(super) fn bad_value(key: &Key, source: &Source, shown: &str, bad: &BadValue) -> Self {
         let what = format!("{} = {shown} {}", key.full(), source.words(key));
         let next: Vec<_> = bad.meant.iter().map(|value| source.assigned(key, value)).collect();
-        let problem = Self::new("CONFIG_BAD_VALUE", what, &bad.rule, String::new());
+        let problem = Self::new(Code::ConfigBadValue, what, &bad.rule, String::new());
         Self { next, ..problem.of(&key.full(), source.line()) }
     }
 
@@ -158,20 +159,20 @@ impl Problem {
         let what = format!("{} = {value} {}", key.full(), source.words(key));
         let next = bad.meant.first().map(|value| source.assigned(key, value));
         let next = next.unwrap_or_else(|| "unanimous config init, to see every key".to_owned());
-        let problem = Self::new("CONFIG_CONTRADICTION", what, bad.rule, next);
+        let problem = Self::new(Code::ConfigContradiction, what, bad.rule, next);
         problem.of(&key.full(), source.line())
     }
 
     /// As [`Problem::contradiction`], for a field of the server that has no key.
     pub(super) fn nameless(path: &str, rule: String) -> Self {
         let next = "unanimous config init, to see every key".to_owned();
-        Self::new("CONFIG_CONTRADICTION", format!("{path} is wrong"), rule, next)
+        Self::new(Code::ConfigContradiction, format!("{path} is wrong"), rule, next)
     }
 
     /// For programs.
     pub(super) fn json(&self) -> Value {
         json!({
-            "code": self.code,
+            "code": self.code.word(),
             "key": self.key,
             "line": self.line,
             "what": self.what,
@@ -184,7 +185,7 @@ impl Problem {
     pub(super) fn failure(&self) -> Failure {
         let mut next = self.next.iter();
         let first = next.next().map_or("unanimous config init", String::as_str);
-        let failure = Failure::new(Exit::Usage, self.code, &self.what, &self.why, first);
+        let failure = Failure::new(self.code, &self.what, &self.why, first);
         next.fold(failure, |failure, next| failure.or(next))
     }
 }

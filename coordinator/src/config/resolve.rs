@@ -3,8 +3,8 @@
 use super::field::Given;
 use super::file;
 use super::keys::{KEYS, Key, Settings};
-use super::nearest::is_slip_of;
 use super::problem::{BadValue, Problem, Source};
+use crate::nearest::is_slip_of;
 use serde_json::Value;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -4,8 +4,9 @@
 use super::wire::bank_service_server::{BankService, BankServiceServer};
 use super::wire::{DescribeRequest, DescribeResponse, MoveRequest, MoveResponse};
 use crate::cli::{BankArgs, Global};
+use crate::codes::Code;
 use crate::connect::causes;
-use crate::errors::{Exit, Failure};
+use crate::errors::Failure;
 use crate::{process, runtime, serve};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -120,5 +121,5 @@ async fn serve_calls(
 
 fn failed(doing: &str, error: &dyn std::error::Error) -> Failure {
     let next = "unanimous dev, for the whole of it";
-    Failure::new(Exit::Failed, "BANK", format!("{doing} failed"), causes(error), next)
+    Failure::new(Code::Bank, format!("{doing} failed"), causes(error), next)
 }

@@ -3,6 +3,7 @@
 
 use super::supervise::{Act, Acted, Supervisor};
 use crate::cli::ChaosAct;
+use crate::codes::Code;
 use crate::errors::{Exit, Failure};
 use crate::output::talk;
 use std::fs::DirBuilder;
@@ -113,8 +114,8 @@ pub(crate) async fn ask(act: ChaosAct, name: &str, at: Option<&Path>) -> Result<
         Ok::<_, io::Error>(reply)
     };
     let reply = ask.await.map_err(|error| nobody(&error.to_string()))?;
-    let failed = |exit, code, why: &str, next: &str| {
-        Err(Failure::new(exit, code, format!("{word} {name} was not done"), why, next))
+    let failed = |code, why: &str, next: &str| {
+        Err(Failure::new(code, format!("{word} {name} was not done"), why, next))
     };
     match reply.trim_end().split_once(' ') {
         Some(("ok", words)) => {
@@ -124,16 +125,16 @@ pub(crate) async fn ask(act: ChaosAct, name: &str, at: Option<&Path>) -> Result<
         Some(("none", _)) => {
             let names = super::NAMES.join(", ");
             let next = format!("unanimous dev chaos {word} bank-b");
-            failed(Exit::NotFound, "NO_SUCH_PROCESS", &format!("there are {names}"), &next)
+            failed(Code::NoSuchProcess, &format!("there are {names}"), &next)
         }
-        Some((_, why)) => failed(Exit::Failed, "FAILED", why, "unanimous status"),
-        None => failed(Exit::Failed, "FAILED", "dev did not answer", "unanimous status"),
+        Some((_, why)) => failed(Code::Failed, why, "unanimous status"),
+        None => failed(Code::Failed, "dev did not answer", "unanimous status"),
     }
 }
 
 fn nobody(why: &str) -> Failure {
     let what = "no `unanimous dev` runs for this user";
-    Failure::new(Exit::Unreachable, "NO_DEV", what, why, "unanimous dev")
+    Failure::new(Code::NoDev, what, why, "unanimous dev")
 }
 
 fn the_only_one(word: &str, name: &str) -> Result<PathBuf, Failure> {
@@ -148,7 +149,7 @@ fn the_only_one(word: &str, name: &str) -> Result<PathBuf, Failure> {
             let line = |path: &Path| {
                 format!("unanimous dev chaos {word} {name} --control {}", path.display())
             };
-            let failure = Failure::new(Exit::Refused, "SEVERAL_DEVS", what, why, line(&path));
+            let failure = Failure::new(Code::SeveralDevs, what, why, line(&path));
             Err(live.iter().fold(failure, |failure, path| failure.or(line(path))))
         }
     }

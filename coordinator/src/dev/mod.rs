@@ -24,7 +24,8 @@ mod wire {
 }
 
 use crate::cli::{DevArgs, DevCommand, Global};
-use crate::errors::{Exit, Failure};
+use crate::codes::Code;
+use crate::errors::Failure;
 use crate::output::{Output, talk};
 use crate::runtime;
 use session::{Layout, Ports};
@@ -58,18 +59,12 @@ fn adjust(bank: &str, account: u32, cents: i64, dir: &Path) -> Result<(), Failur
         let why = format!("there are {}", BANKS.join(" and "));
         let next =
             format!("unanimous dev adjust --bank bank-a --account 7 --cents 1 {}", dir.display());
-        return Err(Failure::new(
-            Exit::NotFound,
-            "NO_SUCH_BANK",
-            format!("no {bank:?}"),
-            why,
-            next,
-        ));
+        return Err(Failure::new(Code::NoSuchBank, format!("no {bank:?}"), why, next));
     }
     embedded::adjust(&layout.store(bank), account, cents).map_err(|error| {
         let why = crate::connect::causes(&error);
         let next = format!("unanimous dev verify {}", dir.display());
-        Failure::new(Exit::Failed, "NOT_ADJUSTED", "the balance was not changed", why, next)
+        Failure::new(Code::NotAdjusted, "the balance was not changed", why, next)
     })?;
     talk(format_args!("{bank}: account {account} changed by {cents} cents, against the rules"));
     talk(format_args!("next: unanimous dev verify {}", dir.display()));

@@ -7,6 +7,7 @@ use super::wire::DescribeRequest;
 use super::wire::bank_service_client::BankServiceClient;
 use super::{BANKS, COORDINATOR, interactive, timed};
 use crate::cli::{DevArgs, LogFormat};
+use crate::codes::Code;
 use crate::errors::{Exit, Failure};
 use crate::output::{Output, talk};
 use crate::{connect, process, runtime};
@@ -44,7 +45,7 @@ impl Layout {
         let what = format!("{} was not made by `unanimous dev --keep`", root.display());
         let why = format!("there is no directory {}", layout.store(COORDINATOR).display());
         let next = format!("unanimous dev --run-for 20s --keep {}", root.display());
-        Err(Failure::new(Exit::NotFound, "NO_DEV_RUN", what, why, next))
+        Err(Failure::new(Code::NoDevRun, what, why, next))
     }
 
     /// The whole.
@@ -89,7 +90,7 @@ impl Ports {
             let Some(port) = draws.find(|port| free(port) && !chosen.contains(port)) else {
                 let why = "none of 1000 ports tried is free";
                 let next = "ss -ltn, to see who has them";
-                return Err(Failure::new(Exit::Failed, "NO_PORTS", "no free ports", why, next));
+                return Err(Failure::new(Code::NoPorts, "no free ports", why, next));
             };
             chosen.push(port);
         }
@@ -193,7 +194,7 @@ impl Session {
             let why = format!("the banks have not joined it within {} s", READY_MAX.as_secs());
             let next = format!("less {}", session.layout.log_file(COORDINATOR).display());
             let what = "the coordinator is not ready";
-            return Err(Failure::new(Exit::Failed, "NOT_READY", what, why, next));
+            return Err(Failure::new(Code::NotReady, what, why, next));
         }
         Ok(session)
     }
@@ -294,7 +295,7 @@ impl Home {
             let what = format!("{} is not empty", dir.display());
             let why = "a run is kept in a directory of its own";
             let next = "unanimous dev --keep ANOTHER_DIRECTORY";
-            return Err(Failure::new(Exit::Refused, "NOT_EMPTY", what, why, next)
+            return Err(Failure::new(Code::NotEmpty, what, why, next)
                 .or(format!("unanimous dev verify {}", dir.display())));
         }
         // Absolute: it is shown to be copied into other terminals.

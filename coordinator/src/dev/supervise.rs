@@ -3,8 +3,9 @@
 //! Each runs this very executable in a process group of its own (Ctrl-C reaches only `dev`), and
 //! ends when its stdin closes, which happens however `dev` ends.
 
+use crate::codes::Code;
 use crate::config;
-use crate::errors::{Exit, Failure};
+use crate::errors::Failure;
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
 use std::fs::File;
@@ -86,7 +87,7 @@ impl Supervisor {
             let names: Vec<_> = self.processes.iter().map(|process| process.spec.name).collect();
             let why = format!("there are {}", names.join(", "));
             let next = format!("unanimous dev chaos kill {}", names[names.len() - 1]);
-            Failure::new(Exit::NotFound, "NO_SUCH_PROCESS", format!("no {name:?}"), why, next)
+            Failure::new(Code::NoSuchProcess, format!("no {name:?}"), why, next)
         })?;
         match act {
             Act::Kill => process.kill().await,
@@ -193,7 +194,7 @@ impl Process {
                 self.wait(&mut stopped.child).await?;
                 let what = format!("{} did not stop", self.spec.name);
                 let why = format!("it was killed after {} s", STOP_MAX.as_secs());
-                Err(Failure::new(Exit::Failed, "NO_STOP", what, why, self.spec.see_log()))
+                Err(Failure::new(Code::NoStop, what, why, self.spec.see_log()))
             }
         }
     }
@@ -253,7 +254,7 @@ impl Spec {
         let mut last: Vec<&str> = last.lines().rev().take(5).collect();
         last.reverse();
         let why = format!("{status}; it said:\n{}", last.join("\n"));
-        Failure::new(Exit::Failed, "PROCESS_LOST", what, why, self.see_log())
+        Failure::new(Code::ProcessLost, what, why, self.see_log())
     }
 
     fn see_log(&self) -> String {

@@ -4,7 +4,8 @@ use super::chaos::{self, Done};
 use super::session::Session;
 use super::verify::{self, Verified};
 use super::{BANKS, COORDINATOR, NAMES};
-use crate::errors::{Exit, Failure};
+use crate::codes::Code;
+use crate::errors::Failure;
 use crate::output::{Document, Output, talk};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -125,7 +126,7 @@ async fn watch_processes(session: &Session, started: Instant) -> Result<(), Fail
 async fn verify_afresh(session: &Session) -> Result<Verified, Failure> {
     let failed = |why: String| {
         let next = format!("unanimous dev verify {}", session.layout.root().display());
-        Failure::new(Exit::Failed, "CHECK_FAILED", "the stores were not checked", why, next)
+        Failure::new(Code::CheckFailed, "the stores were not checked", why, next)
     };
     let ran = tokio::process::Command::new(&session.executable)
         .args(["dev", "verify", "--output", "json"])

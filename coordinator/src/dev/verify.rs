@@ -2,7 +2,8 @@
 //! read.
 
 use super::{BANKS, COORDINATOR, Layout};
-use crate::errors::{Exit, Failure};
+use crate::codes::Code;
+use crate::errors::Failure;
 use crate::output::{Document, Output};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -81,7 +82,7 @@ pub(crate) fn complain(why: &str, layout: &Layout) -> Failure {
     let dir = layout.store(COORDINATOR);
     let what = "the stores do not agree with each other or with what was told";
     let next = format!("unanimous log dump {}", dir.display());
-    Failure::new(Exit::Failed, "CHECK_FAILED", what, why, next)
+    Failure::new(Code::CheckFailed, what, why, next)
         .or(format!("less {}", layout.log_file(COORDINATOR).display()))
 }
 
@@ -92,7 +93,7 @@ fn read(layout: &Layout) -> Result<Verified, Failure> {
         let summary = embedded::inspect(&dir).map_err(|error| {
             let next = format!("unanimous dev verify {}", layout.root().display());
             let what = format!("the store of {bank} cannot be read");
-            Failure::new(Exit::Failed, "BANK_STORE", what, crate::connect::causes(&error), next)
+            Failure::new(Code::BankStore, what, crate::connect::causes(&error), next)
         })?;
         verified.sum_expected += summary.sum_expected;
         verified.sum_actual += summary.sum_actual;
@@ -112,7 +113,7 @@ fn read_coordinator(layout: &Layout) -> Result<Verified, Failure> {
         let record = decode_record(&stored.bytes).map_err(|error| {
             let next = format!("unanimous log verify {}", dir.display());
             let what = format!("record {} cannot be read", stored.lsn.0);
-            Failure::new(Exit::LogDamaged, "LOG_DAMAGED", what, error.to_string(), next)
+            Failure::new(Code::LogDamaged, what, error.to_string(), next)
         })?;
         lives.fold(&record);
         recovered.fold(stored.lsn, record);

@@ -5,7 +5,7 @@ const DISTANCE_MAX: usize = 3;
 
 /// The nearest of `names`: at most three letters wrong and less than half of the name, or the same
 /// letters in another order. The first of equally near ones.
-pub(super) fn nearest<'a>(
+pub(crate) fn nearest<'a>(
     wrong: &str,
     names: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
@@ -20,7 +20,7 @@ pub(super) fn nearest<'a>(
 
 /// Whether nothing but `known` can have been meant: one letter wrong, two swapped, or the same
 /// letters in another order.
-pub(super) fn is_slip_of(wrong: &str, known: &str) -> bool {
+pub(crate) fn is_slip_of(wrong: &str, known: &str) -> bool {
     strsim::damerau_levenshtein(wrong, known) == 1 || same_letters(wrong, known)
 }
 

@@ -1,0 +1,247 @@
+//! Every code of an error, and every word of a reason or an outcome, each with its page in
+//! `docs/codes`: one without a page does not compile.
+
+use crate::errors::Exit;
+
+macro_rules! page {
+    ($word:literal) => {
+        include_str!(concat!("../../docs/codes/", $word, ".md"))
+    };
+}
+
+macro_rules! codes {
+    ($($variant:ident = $word:literal ($exit:ident),)*) => {
+        /// What went wrong, for programs.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Code {
+            $($variant,)*
+        }
+
+        impl Code {
+            /// All of them.
+            pub(crate) const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// As it stands in an error.
+            pub(crate) fn word(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)*
+                }
+            }
+
+            /// How a command ends with it.
+            pub(crate) fn exit(self) -> Exit {
+                match self {
+                    $(Self::$variant => Exit::$exit,)*
+                }
+            }
+
+            fn page(self) -> &'static str {
+                match self {
+                    $(Self::$variant => page!($word),)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    // What a command can find wrong itself.
+    Usage = "USAGE" (Usage),
+    BadAddress = "BAD_ADDRESS" (Usage),
+    BadLogLevel = "BAD_LOG_LEVEL" (Usage),
+    ConfigUnreadable = "CONFIG_UNREADABLE" (Usage),
+    ConfigSyntax = "CONFIG_SYNTAX" (Usage),
+    ConfigUnknownKey = "CONFIG_UNKNOWN_KEY" (Usage),
+    ConfigUnknownSection = "CONFIG_UNKNOWN_SECTION" (Usage),
+    ConfigUnknownVariable = "CONFIG_UNKNOWN_VARIABLE" (Usage),
+    ConfigBadValue = "CONFIG_BAD_VALUE" (Usage),
+    ConfigContradiction = "CONFIG_CONTRADICTION" (Usage),
+    ConfigManyProblems = "CONFIG_MANY_PROBLEMS" (Usage),
+    ConfigExists = "CONFIG_EXISTS" (Refused),
+    NoSuchPage = "NO_SUCH_PAGE" (NotFound),
+    NoSuchDirectory = "NO_SUCH_DIRECTORY" (NotFound),
+    Io = "IO" (Failed),
+    Failed = "FAILED" (Failed),
+    // Questions to a coordinator.
+    Unreachable = "UNREACHABLE" (Unreachable),
+    NoAnswer = "NO_ANSWER" (Unreachable),
+    NotAllowed = "NOT_ALLOWED" (NotAllowed),
+    Refused = "REFUSED" (Refused),
+    Unsupported = "UNSUPPORTED" (Failed),
+    OutcomePending = "OUTCOME_PENDING" (OutcomeUnknown),
+    OutcomeUnknown = "OUTCOME_UNKNOWN" (OutcomeUnknown),
+    NoAnswerInTime = "NO_ANSWER_IN_TIME" (OutcomeUnknown),
+    NotEndedInTime = "NOT_ENDED_IN_TIME" (OutcomeUnknown),
+    Heuristic = "HEURISTIC" (Critical),
+    // A coordinator's own reasons.
+    InvalidArgument = "INVALID_ARGUMENT" (Usage),
+    UnsupportedField = "UNSUPPORTED_FIELD" (Failed),
+    TimeoutTooLong = "TIMEOUT_TOO_LONG" (Usage),
+    NotFound = "NOT_FOUND" (NotFound),
+    AmbiguousId = "AMBIGUOUS_ID" (Refused),
+    NothingToRetry = "NOTHING_TO_RETRY" (Refused),
+    TooManyCalls = "TOO_MANY_CALLS" (Refused),
+    TooManyTransactions = "TOO_MANY_TRANSACTIONS" (Refused),
+    LogBusy = "LOG_BUSY" (Refused),
+    LogSlow = "LOG_SLOW" (Refused),
+    LogFull = "LOG_FULL" (Refused),
+    Starting = "STARTING" (Unreachable),
+    Stopping = "STOPPING" (Unreachable),
+    Internal = "INTERNAL" (Failed),
+    // Logs.
+    LogNotInitialised = "LOG_NOT_INITIALISED" (Refused),
+    LogInUse = "LOG_IN_USE" (Refused),
+    LogForeign = "LOG_FOREIGN" (Refused),
+    LogNewer = "LOG_NEWER" (Refused),
+    LogMoved = "LOG_MOVED" (NotConfirmed),
+    LogPairIncomplete = "LOG_PAIR_INCOMPLETE" (NotConfirmed),
+    LogDamaged = "LOG_DAMAGED" (LogDamaged),
+    LogIo = "LOG_IO" (Failed),
+    // Serve.
+    InsecureListen = "INSECURE_LISTEN" (NotAllowed),
+    PortInUse = "PORT_IN_USE" (Failed),
+    ListenFailed = "LISTEN_FAILED" (Failed),
+    ServeFailed = "SERVE_FAILED" (Failed),
+    LogFailed = "LOG_FAILED" (LogFailed),
+    // Dev.
+    NoDev = "NO_DEV" (Unreachable),
+    NoDevRun = "NO_DEV_RUN" (NotFound),
+    NoSuchProcess = "NO_SUCH_PROCESS" (NotFound),
+    NoSuchBank = "NO_SUCH_BANK" (NotFound),
+    SeveralDevs = "SEVERAL_DEVS" (Refused),
+    NotEmpty = "NOT_EMPTY" (Refused),
+    NoPorts = "NO_PORTS" (Failed),
+    NotReady = "NOT_READY" (Failed),
+    NoStop = "NO_STOP" (Failed),
+    ProcessLost = "PROCESS_LOST" (Failed),
+    CheckFailed = "CHECK_FAILED" (Failed),
+    Bank = "BANK" (Failed),
+    BankStore = "BANK_STORE" (Failed),
+    NotAdjusted = "NOT_ADJUSTED" (Failed),
+}
+
+macro_rules! words {
+    ($($word:literal)*) => {
+        &[$(($word, page!($word)),)*]
+    };
+}
+
+/// Words that commands never end with, and show: why work does not join a transaction, why one is
+/// rolled back, and what became of it.
+const WORDS: &[(&str, &str)] = words! {
+    "NO_TRANSACTION" "BAD_TRANSACTION" "NO_SUCH_RESOURCE" "INACTIVE" "UNKNOWN_TRANSACTION"
+    "NOT_OURS" "TOO_MANY_BRANCHES" "BAD_RESOURCE" "UNDONE" "OVERLOADED"
+    "REPLACED" "STOPPED" "REQUESTED" "TIMED_OUT" "VOTED"
+    "BRANCH_COUNT" "PRESUMED" "LEASE_LOST" "PENDING" "COMMITTED"
+    "ROLLED_BACK" "HEURISTIC_COMMIT" "HEURISTIC_ROLLBACK" "HEURISTIC_MIXED" "HEURISTIC_HAZARD"
+    "UNKNOWN"
+};
+
+/// A word and what there is to say about it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Explained {
+    pub(crate) word: &'static str,
+    /// How a command ends with it; `None`: none does.
+    pub(crate) exit: Option<Exit>,
+    /// Markdown.
+    pub(crate) page: &'static str,
+}
+
+impl Explained {
+    /// What it means, in one sentence.
+    pub(crate) fn summary(&self) -> String {
+        let meaning = self.page.split("## What it means\n\n").nth(1).unwrap_or_default();
+        let paragraph = meaning.split("\n\n").next().unwrap_or_default().replace('\n', " ");
+        paragraph
+            .split_once(". ")
+            .map_or_else(|| paragraph.trim_end().to_owned(), |(sentence, _)| format!("{sentence}."))
+    }
+}
+
+/// All words, in alphabetical order.
+pub(crate) fn all() -> Vec<Explained> {
+    let codes = Code::ALL.iter().map(|code| Explained {
+        word: code.word(),
+        exit: Some(code.exit()),
+        page: code.page(),
+    });
+    let words = WORDS.iter().map(|(word, page)| Explained { word, exit: None, page });
+    let mut all: Vec<_> = codes.chain(words).collect();
+    all.sort_by_key(|one| one.word);
+    all
+}
+
+/// The code of a coordinator's refusal, if this version knows it.
+pub(crate) fn code(word: &str) -> Option<Code> {
+    Code::ALL.iter().copied().find(|code| code.word() == word)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::collections::BTreeSet;
+    use unanimous_proto::v1;
+
+    fn known() -> BTreeSet<&'static str> {
+        all().into_iter().map(|one| one.word).collect()
+    }
+
+    /// Upper snake case in quotes.
+    fn quoted_words(source: &str) -> BTreeSet<&str> {
+        let upper = |word: &&str| {
+            word.len() > 3 && word.bytes().all(|c| c.is_ascii_uppercase() || c == b'_')
+        };
+        source.split('"').skip(1).step_by(2).filter(upper).collect()
+    }
+
+    #[test]
+    fn each_word_is_explained_once() {
+        assert_eq!(known().len(), Code::ALL.len() + WORDS.len());
+    }
+
+    #[test]
+    fn every_reason_of_a_coordinator_and_of_the_sdk_is_explained() {
+        for source in [
+            include_str!("../server/src/refusal.rs"),
+            include_str!("../../participant-sdk/src/participant.rs"),
+        ] {
+            let words = quoted_words(source);
+            assert!(words.len() > 10, "{words:?}");
+            assert!(words.is_subset(&known()), "{:?}", words.difference(&known()));
+        }
+    }
+
+    #[test]
+    fn every_outcome_and_every_reason_for_a_rollback_is_explained() {
+        let outcomes = (1..).map_while(|n| v1::Outcome::try_from(n).ok());
+        let reasons = (1..).map_while(|n| v1::RollbackReason::try_from(n).ok());
+        let outcomes = outcomes.map(|one| one.as_str_name().strip_prefix("OUTCOME_").unwrap());
+        let reasons =
+            reasons.map(|one| one.as_str_name().strip_prefix("ROLLBACK_REASON_").unwrap());
+        let words: BTreeSet<_> = outcomes.chain(reasons).collect();
+        assert!(words.len() >= 15, "{words:?}");
+        assert!(words.is_subset(&known()), "{:?}", words.difference(&known()));
+    }
+
+    #[test]
+    fn every_page_has_the_same_parts_and_every_file_is_a_page() {
+        for one in all() {
+            let titles = ["What it means", "Why it happens", "What to do", "See also"];
+            let found: Vec<_> = one.page.lines().filter_map(|l| l.strip_prefix("## ")).collect();
+            assert_eq!(found, titles, "{}", one.word);
+            assert!(one.page.starts_with(&format!("# {}\n\n## ", one.word)), "{}", one.word);
+            assert!(one.summary().ends_with('.'), "{}: {}", one.word, one.summary());
+            assert!(one.page.contains("\n    unanimous "), "{}: no command to copy", one.word);
+            for word in one.page.split("## See also").nth(1).unwrap().split('`').skip(1).step_by(2)
+            {
+                assert!(known().contains(word), "{}: see also {word}", one.word);
+            }
+        }
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/codes");
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            assert!(known().contains(name.strip_suffix(".md").unwrap()), "{name} is no page");
+        }
+    }
+}
