@@ -111,7 +111,7 @@ async fn rounds(
     let status = fleet.coordinator.status().await?;
     report.must(status.transactions_heuristic == 0, || "heuristic outcomes are listed".to_owned());
     report.must(status.orphans == 0, || "orphans are listed".to_owned());
-    // Locks are free again, and everybody still takes part.
+    transfers.every_account(HANG).await?;
     transfers.all_commit(report).await;
     fleet.settled(HANG).await
 }

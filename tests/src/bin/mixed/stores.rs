@@ -52,6 +52,8 @@ pub(crate) fn verify(
                 format!("{name}: account {} has {balance} instead of {expected}", index + 1)
             });
         }
+        let overdrawn = store.balances.iter().filter(|balance| **balance < 0).count();
+        report.must(overdrawn == 0, || format!("{name}: {overdrawn} accounts are overdrawn"));
         sum += store.balances.iter().sum::<i64>();
         sum_expected += OPENING_CENTS * i64::try_from(store.balances.len())?;
     }
