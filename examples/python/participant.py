@@ -179,7 +179,8 @@ class Participant:
         if active.calls:
             return "its work has not ended"
         for account, cents in active.changes.items():
-            if cents < 0 and self.store.balance(account) + cents < 0:
+            balance = self.store.balance(account) or 0
+            if cents < 0 and balance + cents < 0:
                 return f"account {account} would be overdrawn"
         return active.obstacle
 

@@ -79,7 +79,8 @@ class Store:
         return next((cents for (cents,) in found), None)
 
     def sum_cents(self) -> int:
-        return self.db.execute("SELECT sum(cents) FROM account").fetchone()[0]
+        (cents,) = self.db.execute("SELECT sum(cents) FROM account").fetchone()
+        return int(cents)
 
     def prepared(self) -> dict[Branch, dict[int, int]]:
         found = self.db.execute("SELECT gtrid, bqual, changes FROM branch WHERE NOT committed")
@@ -113,8 +114,8 @@ class Store:
             rows = [(*branch, account, cents) for account, cents in changes.items()]
             self.db.executemany("INSERT INTO statement VALUES (?, ?, ?, ?)", rows)
             self.db.execute("REPLACE INTO branch VALUES (?, ?, TRUE, '[]')", branch)
-            rows = [(log, epoch, frame) for log, (epoch, frame) in seen.items()]
-            self.db.executemany("REPLACE INTO seen VALUES (?, ?, ?)", rows)
+            frames = [(log, epoch, frame) for log, (epoch, frame) in seen.items()]
+            self.db.executemany("REPLACE INTO seen VALUES (?, ?, ?)", frames)
             proofs = self.db.execute("SELECT gtrid, bqual FROM branch WHERE committed").fetchall()
             passed = [
                 proof

@@ -25,6 +25,8 @@ const BANK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/python/bank
 const CLIENTS: usize = 16;
 /// Transfers that must commit after each round's last start before the next round begins.
 const COMMITS: usize = 30;
+/// Sometimes the coordinator is away long enough for a bank to lose patience, if it did.
+const LONG: Duration = Duration::from_secs(4);
 const HANG: Duration = Duration::from_secs(60);
 
 #[derive(Parser)]
@@ -123,6 +125,9 @@ async fn kill_each(fleet: &mut Fleet, rng: &mut ChaCha8Rng) -> anyhow::Result<()
     for victim in victims {
         tokio::time::sleep(Duration::from_millis(rng.random_range(100..700))).await;
         fleet.kill(victim)?;
+        if victim == Victim::Coordinator && rng.random_bool(0.3) {
+            tokio::time::sleep(LONG).await;
+        }
         if rng.random_bool(0.7) {
             tokio::time::sleep(Duration::from_millis(rng.random_range(0..300))).await;
             fleet.start_all().await?;
