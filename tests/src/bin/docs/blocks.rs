@@ -21,6 +21,7 @@ fn check_block(block: &Block, world: &World) -> anyhow::Result<Result<(), String
     let Block { language, lines, .. } = block;
     match (language.as_str(), block.marks.as_slice()) {
         ("text", [Mark::Picture]) => Ok(Ok(())),
+        ("text", [Mark::Tree]) => Ok(tree(lines, &world.root)),
         ("proto", []) => excerpt_of_protos(lines, &world.root),
         ("toml", []) => check_settings(lines, world),
         (_, [Mark::From(path)]) => Ok(excerpt_of(lines, &world.root, path)),
@@ -29,6 +30,15 @@ fn check_block(block: &Block, world: &World) -> anyhow::Result<Result<(), String
              console: is run; toml: is given to `config check`; proto: stands in proto/\n\
              any other: <!-- docs: from PATH --> above it, or ```text and <!-- docs: picture -->"
         ))),
+    }
+}
+
+fn tree(lines: &[String], root: &Path) -> Result<(), String> {
+    let names = lines.iter().filter(|line| !line.starts_with(' '));
+    let mut names = names.filter_map(|line| line.split_whitespace().next());
+    match names.find(|name| !root.join(name).exists()) {
+        Some(name) => Err(format!("there is no {name}")),
+        None => Ok(()),
     }
 }
 

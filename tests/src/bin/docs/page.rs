@@ -5,6 +5,7 @@
 //! ```text
 //! <!-- docs: from PATH -->         the block stands in this file, word for word
 //! <!-- docs: picture -->           a drawing: nothing to check
+//! <!-- docs: tree -->              each line that is not indented begins with a file or folder
 //! <!-- docs: eventually -->        each command is repeated until it prints this
 //! <!-- docs: goes on -->           runs in a terminal of its own until the page ends, or until
 //!                                  another one that goes on is started: then Ctrl-C is pressed
@@ -41,6 +42,7 @@ pub(crate) struct Block {
 pub(crate) enum Mark {
     From(String),
     Picture,
+    Tree,
     Eventually,
     GoesOn,
     AfterCtrlC,
@@ -127,6 +129,7 @@ fn mark_of(line: &str) -> Option<anyhow::Result<Mark>> {
     let words = line.strip_prefix("<!-- docs: ")?.strip_suffix(" -->")?;
     Some(match words.split_once(' ') {
         None if words == "picture" => Ok(Mark::Picture),
+        None if words == "tree" => Ok(Mark::Tree),
         None if words == "eventually" => Ok(Mark::Eventually),
         None if words == "build" => Ok(Mark::Build),
         Some(("goes", "on")) => Ok(Mark::GoesOn),

@@ -5,6 +5,18 @@ use crate::page::Page;
 use crate::shell::World;
 use std::collections::BTreeSet;
 
+/// What begins so is a path of the project.
+const FOLDERS: [&str; 8] = [
+    "./tests/run",
+    "coordinator/",
+    "docs/",
+    "examples/",
+    "participant-sdk/",
+    "proto/",
+    "recovery/",
+    "tests/",
+];
+
 /// Checks the page's sentences.
 pub(crate) fn check(page: &Page, world: &World, tally: &mut Tally) -> anyhow::Result<()> {
     for (line, text) in &page.prose {
@@ -14,9 +26,16 @@ pub(crate) fn check(page: &Page, world: &World, tally: &mut Tally) -> anyhow::Re
                 tally.fail(&page.place(*line), &wrong);
             }
         }
-        for code in inline_code(text).filter(|code| code.starts_with("unanimous ")) {
+        for code in inline_code(text) {
+            let checked = if code.starts_with("unanimous ") {
+                check_command(world, code)?
+            } else if FOLDERS.iter().any(|folder| code.starts_with(folder)) {
+                check_path(world, code)
+            } else {
+                continue;
+            };
             tally.others += 1;
-            if let Err(wrong) = check_command(world, code)? {
+            if let Err(wrong) = checked {
                 tally.fail(&page.place(*line), &format!("`{code}`: {wrong}"));
             }
         }
@@ -53,6 +72,20 @@ fn check_link(page: &Page, world: &World, target: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("{target}: no heading there has this name"))
+}
+
+/// A file, a folder, or `./tests/run` with a word that it knows.
+fn check_path(world: &World, code: &str) -> Result<(), String> {
+    let (path, word) = code.split_once(' ').unwrap_or((code, ""));
+    if !world.root.join(path).exists() {
+        return Err("there is no such file or folder".to_owned());
+    }
+    let script = std::fs::read_to_string(world.root.join("tests/run")).unwrap_or_default();
+    let word = word.split(' ').next().unwrap_or(word);
+    if word.is_empty() || script.lines().any(|line| line.starts_with(&format!("{word})"))) {
+        return Ok(());
+    }
+    Err(format!("tests/run knows no {word}"))
 }
 
 /// As GitHub and others make it from a heading.
