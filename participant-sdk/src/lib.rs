@@ -6,7 +6,7 @@
 //!                                    |                                           |
 //!                                 commit()               service: ServerLayer -> Context
 //!                                    |                                           |
-//!                                    |                            Participant::join -> Branch::end
+//!                                    |                            Attached::enlist -> Branch::end
 //!                                    |                                           |
 //!                              the coordinator <-- one session -- the runner --> Resource
 //! ```
@@ -94,7 +94,7 @@ pub use endpoint::BadAddress;
 pub use in_process::{InProcess, InProcessError};
 pub use layer::{ClientLayer, ServerLayer};
 pub use participant::{
-    Branch, JoinError, Participant, ParticipantBuilder, ParticipantState, StartError,
+    Attached, Branch, JoinError, Participant, ParticipantBuilder, ParticipantState, StartError,
 };
 pub use resource::{Prepared, Resource, Retry};
 pub use transaction::{

@@ -48,6 +48,11 @@ pub struct Prepared {
 /// every call may come for a branch that is finished, or that the resource has never seen. Calls
 /// for different branches run at the same time. A panic counts as [`Retry`].
 pub trait Resource: Send + Sync + 'static {
+    /// What it is, for people: "embedded", "postgresql"; at most 32 bytes.
+    fn kind(&self) -> &'static str {
+        "custom"
+    }
+
     /// A branch has been enlisted, its work begins: a note in memory. A resource that takes the
     /// note can let a branch without any work vote read-only, and refuse work that comes after the
     /// branch was undone.
@@ -152,6 +157,7 @@ pub(crate) type Answering = BoxFuture<'static, Result<Returned, Retry>>;
 
 /// A resource whose type is forgotten, so that one participant can have several.
 pub(crate) trait AnyResource: Send + Sync {
+    fn kind(&self) -> &'static str;
     fn joined(&self, branch: &BranchId);
     fn call(self: Arc<Self>, branch: BranchId, call: Call) -> Answering;
     /// [`Call::CommitOnePhase`] for a branch that nobody here works on.
@@ -162,6 +168,10 @@ pub(crate) trait AnyResource: Send + Sync {
 }
 
 impl<R: Resource> AnyResource for R {
+    fn kind(&self) -> &'static str {
+        Resource::kind(self)
+    }
+
     fn joined(&self, branch: &BranchId) {
         Resource::joined(self, branch);
     }

@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use unanimous_core::{Bqual, ParticipantName, ResourceId, id::resource_manager};
 use unanimous_proto::v1;
 use unanimous_sdk::{
-    BranchId, Done, Evidence, Participant, ParticipantBuilder, Prepared, Resource, Retry, Times,
-    Vote,
+    Attached, BranchId, Context, Done, Evidence, Participant, ParticipantBuilder, Prepared,
+    Resource, Retry, Times, Vote,
 };
 
 /// A resource that holds prepared branches in memory and lists them when the test says so.
@@ -79,12 +79,15 @@ fn branch(sequence: u64) -> BranchId {
 }
 
 fn builder(coordinator: &Coordinator, vault: &Vault) -> ParticipantBuilder {
+    attach(coordinator, vault).0
+}
+
+fn attach(coordinator: &Coordinator, vault: &Vault) -> (ParticipantBuilder, Attached<Vault>) {
     // In doubt, it asks by itself only once.
     let times = Times { inquire_ms_min: 1, inquire_ms_max: 3_600_000, ..Times::default() };
-    Participant::builder("bank")
-        .coordinator(&coordinator.address)
-        .resource("bank/a", "vault", vault.clone())
-        .times(times)
+    let mut builder = Participant::builder("bank").coordinator(&coordinator.address).times(times);
+    let attached = builder.attach("bank/a", vault.clone());
+    (builder, attached)
 }
 
 async fn answer(session: &ParticipantSession, branch: &BranchId, verdict: v1::Verdict) {
@@ -135,8 +138,8 @@ async fn a_hundred_thousand_in_doubt_are_resolved_in_batches_while_others_go_on(
     let (vault, _lists) = Vault::new((0..IN_DOUBT).map(branch));
     let mut coordinator = Coordinator::start().await;
     let times = Times { inquire_ms_min: 3_600_000, inquire_ms_max: 3_600_000, ..Times::default() };
-    let builder = builder(&coordinator, &vault).times(times);
-    let participant = builder.start().await.unwrap();
+    let (builder, resource) = attach(&coordinator, &vault);
+    let participant = builder.times(times).start().await.unwrap();
     let started = std::time::Instant::now();
     let mut session = coordinator.participant().await;
     assert_eq!(session.welcome().await.in_doubt.len(), 1_000);
@@ -147,12 +150,8 @@ async fn a_hundred_thousand_in_doubt_are_resolved_in_batches_while_others_go_on(
             // From its begin to its end while the question has no answer.
             others += 1;
             let questions = heard.questions;
-            let joining = {
-                let participant = participant.clone();
-                tokio::spawn(async move {
-                    participant.join_transaction(gtrid(IN_DOUBT + others), "bank/a").await
-                })
-            };
+            let context = Context::new(gtrid(IN_DOUBT + others), None);
+            let joining = tokio::spawn(resource.enlist(&context));
             let Some(Said::Enlist(enlist)) = heard.next(&mut session, IN_DOUBT).await else {
                 unreachable!("no enlistment")
             };
@@ -180,6 +179,7 @@ async fn a_hundred_thousand_in_doubt_are_resolved_in_batches_while_others_go_on(
     assert_eq!((heard.asked.len(), others), (100_000, 10));
     assert!(vault.prepared.lock().unwrap().is_empty());
     let (took, questions) = (started.elapsed(), heard.questions);
+    participant.stop().await;
     eprintln!("{IN_DOUBT} in doubt resolved in {took:?}, {questions} questions");
 }
 

@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::metadata::MetadataMap;
 use unanimous_proto::v1;
 use unanimous_sdk::{
-    Branch, BranchId, Done, EndedMark, Evidence, HEADER_TRANSACTION, JoinError, Participant,
-    Prepared, Resource, Retry, StartError, Times, Vote,
+    Attached, Branch, BranchId, Context, Done, EndedMark, Evidence, HEADER_TRANSACTION, JoinError,
+    Participant, Prepared, Resource, Retry, StartError, Times, Vote,
 };
 
 /// What the next prepare does.
@@ -93,6 +93,10 @@ impl Resource for Scripted {
     }
 }
 
+fn context(sequence: u64) -> Context {
+    Context::new(gtrid(sequence), None)
+}
+
 fn branch_of_nobody() -> BranchId {
     let bqual = unanimous_core::Bqual::new(0, 0, support::OWNER);
     BranchId { gtrid: gtrid(0), bqual }
@@ -106,7 +110,7 @@ struct Stage {
     session: ParticipantSession,
     hello: v1::Hello,
     participant: Participant,
-    resource: Scripted,
+    resource: Attached<Scripted>,
     calls: Calls,
 }
 
@@ -123,16 +127,13 @@ impl Stage {
         let (inquire_ms_min, inquire_ms_max) = (inquire_ms, inquire_ms);
         let times =
             Times { grace_ms, retry_ms_min, inquire_ms_min, inquire_ms_max, ..Times::default() };
-        let participant = Participant::builder("bank")
-            .coordinator(&coordinator.address)
-            .resource("bank/a", "scripted", resource.clone())
-            .times(times)
-            .start()
-            .await
-            .unwrap();
+        let mut builder =
+            Participant::builder("bank").coordinator(&coordinator.address).times(times);
+        let attached = builder.attach("bank/a", resource.clone());
+        let participant = builder.start().await.unwrap();
         let mut session = coordinator.participant().await;
         let hello = session.welcome().await;
-        Self { coordinator, session, hello, participant, resource, calls }
+        Self { coordinator, session, hello, participant, resource: attached, calls }
     }
 
     async fn reconnect(&mut self) -> v1::Hello {
@@ -142,11 +143,7 @@ impl Stage {
     }
 
     async fn join(&mut self, sequence: u64) -> Branch {
-        let participant = self.participant.clone();
-        let joining =
-            tokio::spawn(
-                async move { participant.join_transaction(gtrid(sequence), "bank/a").await },
-            );
+        let joining = tokio::spawn(self.resource.enlist(&context(sequence)));
         let (branch, enlist) = self.session.enlist().await;
         assert_eq!((branch.gtrid, &*enlist.resource_id), (gtrid(sequence), "bank/a"));
         self.session.answer_enlist(&branch, v1::EnlistStatus::Enlisted).await;
@@ -320,7 +317,7 @@ async fn work_that_goes_on_after_its_branch_was_undone_is_undone_again_and_never
     assert_eq!((vote.ballot(), &*vote.reason), (v1::Ballot::Rollback, "its work has not ended"));
     assert_eq!(stage.call().await, ("rollback", id));
     // The call goes on working, and thinks that all is well.
-    let again = stage.participant.join_transaction(gtrid(1), "bank/a").await;
+    let again = stage.resource.enlist(&context(1)).await;
     assert_eq!(again.unwrap_err(), JoinError::Undone);
     stage.session.prepare(&id).await;
     assert_eq!(stage.session.vote().await.ballot(), v1::Ballot::Rollback);
@@ -351,7 +348,7 @@ async fn a_second_call_joins_the_same_branch_and_announces_nothing() {
     let first = stage.join(1).await;
     let mut metadata = MetadataMap::new();
     metadata.insert(HEADER_TRANSACTION, gtrid(1).to_string().parse().unwrap());
-    let second = soon("a join", stage.participant.join(&metadata, "bank/a")).await.unwrap();
+    let second = soon("a join", stage.resource.enlist(&metadata)).await.unwrap();
     assert_eq!(second.id(), first.id());
     for (branch, announced) in [(&first, "1"), (&second, "0")] {
         let mut reply = MetadataMap::new();
@@ -377,10 +374,8 @@ async fn refused_enlistments_and_bad_headers_are_told_apart() {
         (5, Status::TooManyBranches, JoinError::TooManyBranches),
         (6, Status::BadResource, JoinError::BadResource(String::new())),
     ] {
-        let participant = stage.participant.clone();
-        let joining = tokio::spawn(async move {
-            participant.join_transaction(gtrid(sequence), "bank/a").await.map(|_| ())
-        });
+        let enlisting = stage.resource.enlist(&context(sequence));
+        let joining = tokio::spawn(async move { enlisting.await.map(|_| ()) });
         let (branch, _) = stage.session.enlist().await;
         // Hold: neither is an answer.
         stage.session.answer_enlist(&branch, Status::Unspecified).await;
@@ -393,24 +388,20 @@ async fn refused_enlistments_and_bad_headers_are_told_apart() {
         if let Some(value) = value {
             metadata.insert(HEADER_TRANSACTION, value.parse().unwrap());
         }
-        let participant = stage.participant.clone();
-        async move { participant.join(&metadata, "bank/a").await.unwrap_err() }
+        let enlisting = stage.resource.enlist(&metadata);
+        async move { enlisting.await.unwrap_err() }
     };
     assert_eq!(join(None).await, JoinError::NoTransaction);
     for bad in ["", "01", "zz", "'; DROP TABLE", &"0".repeat(48), &"f".repeat(4_000)] {
         assert!(matches!(join(Some(bad)).await, JoinError::BadTransaction(_)), "{bad:?}");
     }
-    let unknown = stage.participant.join_transaction(gtrid(1), "bank/b").await.unwrap_err();
-    assert_eq!(unknown, JoinError::NoSuchResource("bank/b".to_owned()));
 }
 
 #[tokio::test]
 async fn a_taken_id_gives_way_to_another_and_a_lost_enlistment_is_repeated() {
     let mut stage = Stage::set().await;
-    let participant = stage.participant.clone();
-    let joining = tokio::spawn(async move {
-        participant.join_transaction(gtrid(1), "bank/a").await.map(|branch| *branch.id())
-    });
+    let enlisting = stage.resource.enlist(&context(1));
+    let joining = tokio::spawn(async move { enlisting.await.map(|branch| *branch.id()) });
     let (taken, _) = stage.session.enlist().await;
     stage.session.answer_enlist(&taken, v1::EnlistStatus::BqualTaken).await;
     let (other, _) = stage.session.enlist().await;
@@ -495,9 +486,7 @@ async fn a_late_repeat_about_a_branch_that_the_mark_has_passed_is_not_answered()
 #[tokio::test]
 async fn a_time_out_at_the_end_of_time_is_harmless() {
     let mut stage = Stage::set().await;
-    let participant = stage.participant.clone();
-    let joining =
-        tokio::spawn(async move { participant.join_transaction(gtrid(1), "bank/a").await });
+    let joining = tokio::spawn(stage.resource.enlist(&context(1)));
     let (id, _) = stage.session.enlist().await;
     let enlisted = v1::Enlisted {
         branch: reference(&id),
@@ -528,7 +517,7 @@ async fn stopping_answers_what_is_under_way_and_refuses_the_rest() {
     assert!(stage.session.ended().await);
     drop(stage.session);
     soon("a stop", stopping).await.unwrap();
-    let late = stage.participant.join_transaction(gtrid(2), "bank/a").await;
+    let late = stage.resource.enlist(&context(2)).await;
     assert_eq!(late.unwrap_err(), JoinError::Stopped);
     stage.participant.stop().await;
 }
@@ -551,7 +540,9 @@ async fn a_setup_that_cannot_work_is_refused() {
     };
     assert!(matches!(started(builder("Bank A")).await, StartError::Name(_)));
     assert_eq!(started(builder("bank")).await, StartError::NoResource);
-    let twice = builder("bank").resource("a", "", resource.clone()).resource("a", "", resource);
+    let mut twice = builder("bank");
+    twice.attach("a", resource.clone());
+    twice.attach("a", resource);
     assert!(matches!(started(twice).await, StartError::ResourceClash(_)));
     let nowhere = Participant::builder("bank");
     assert!(matches!(started(nowhere).await, StartError::Address(_)));

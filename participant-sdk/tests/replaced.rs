@@ -7,8 +7,8 @@ use support::{Coordinator, ParticipantSession, Tell, gtrid, soon};
 use tokio::sync::mpsc;
 use unanimous_proto::v1;
 use unanimous_sdk::{
-    BranchId, Done, Evidence, JoinError, Participant, ParticipantState, Prepared, Resource, Retry,
-    Times, Vote,
+    Attached, BranchId, Context, Done, Evidence, JoinError, Participant, ParticipantState,
+    Prepared, Resource, Retry, Times, Vote,
 };
 
 /// A resource that tells which branches were undone.
@@ -33,16 +33,15 @@ impl Resource for Undoing {
     }
 }
 
-async fn start(coordinator: &Coordinator) -> (Participant, mpsc::UnboundedReceiver<BranchId>) {
+type Started = (Participant, Attached<Undoing>, mpsc::UnboundedReceiver<BranchId>);
+
+async fn start(coordinator: &Coordinator) -> Started {
     let (undone, branches) = mpsc::unbounded_channel();
-    let participant = Participant::builder("bank")
+    let mut builder = Participant::builder("bank")
         .coordinator(&coordinator.address)
-        .resource("bank/a", "undoing", Undoing(undone))
-        .times(Times { grace_ms: 500, ..Times::default() })
-        .start()
-        .await
-        .unwrap();
-    (participant, branches)
+        .times(Times { grace_ms: 500, ..Times::default() });
+    let resource = builder.attach("bank/a", Undoing(undone));
+    (builder.start().await.unwrap(), resource, branches)
 }
 
 async fn replace(session: &ParticipantSession) {
@@ -53,17 +52,14 @@ async fn replace(session: &ParticipantSession) {
 #[tokio::test]
 async fn who_was_replaced_takes_no_part_any_more_and_says_so() {
     let mut coordinator = Coordinator::start().await;
-    let (participant, mut undone) = start(&coordinator).await;
+    let (participant, resource, mut undone) = start(&coordinator).await;
     assert_eq!(participant.state(), ParticipantState::Connecting);
     let mut session = coordinator.participant().await;
     session.welcome().await;
     let state = soon("a session", participant.changed_from(ParticipantState::Connecting)).await;
     assert_eq!(state, ParticipantState::Connected);
 
-    let join = |sequence| {
-        let participant = participant.clone();
-        tokio::spawn(async move { participant.join_transaction(gtrid(sequence), "bank/a").await })
-    };
+    let join = |sequence| tokio::spawn(resource.enlist(&Context::new(gtrid(sequence), None)));
     let working = join(1);
     let (branch, _) = session.enlist().await;
     session.answer_enlist_for(&branch, v1::EnlistStatus::Enlisted, 500).await;
@@ -88,7 +84,7 @@ async fn who_was_replaced_takes_no_part_any_more_and_says_so() {
 #[tokio::test]
 async fn a_dial_of_its_own_that_was_given_up_does_not_replace_it() {
     let mut coordinator = Coordinator::start().await;
-    let (participant, _undone) = start(&coordinator).await;
+    let (participant, _resource, _undone) = start(&coordinator).await;
     coordinator.participant().await.fail().await;
     let mut session = coordinator.participant().await;
     session.welcome().await;

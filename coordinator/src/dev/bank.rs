@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
-use unanimous_sdk::Participant;
 use unanimous_sdk::embedded::{Accounts, Opening};
+use unanimous_sdk::{Attached, Participant};
 
 /// Accounts of each bank, numbered from 1.
 pub(crate) const ACCOUNTS: u32 = 1_000;
@@ -24,9 +24,7 @@ pub(crate) const OPENING_CENTS: i64 = 1_000 * 100;
 const CALLS_END_MAX: Duration = Duration::from_secs(2);
 
 struct Bank {
-    participant: Participant,
-    accounts: Accounts,
-    resource: String,
+    accounts: Attached<Accounts>,
 }
 
 #[tonic::async_trait]
@@ -35,15 +33,13 @@ impl BankService for Bank {
         &self,
         request: Request<MoveRequest>,
     ) -> Result<Response<MoveResponse>, Status> {
-        let branch = self.participant.join(request.metadata(), &self.resource).await?;
+        let work = self.accounts.join(&request).await?;
         let MoveRequest { account, cents } = request.into_inner();
-        // `?` drops the branch: it votes rollback.
-        self.accounts
-            .credit(branch.id(), account, cents)
-            .map_err(|error| Status::aborted(causes(&error)))?;
+        // `?` drops the work: it votes rollback.
+        work.credit(account, cents)?;
         let mut response = Response::new(MoveResponse {});
-        branch.announce(response.metadata_mut());
-        branch.end();
+        work.branch().announce(response.metadata_mut());
+        work.end();
         Ok(response)
     }
 
@@ -71,16 +67,13 @@ pub(crate) fn run(args: &BankArgs, global: &Global) -> Result<(), Failure> {
     };
     let accounts = Accounts::open(&args.data_dir, opening)
         .map_err(|error| failed("opening the accounts", &error))?;
-    let resource = format!("{}/accounts", args.name);
     let ran = runtime()?.block_on(async {
-        let participant = Participant::builder(&args.name)
-            .coordinator(&global.address)
-            .resource(&resource, "embedded", accounts.clone())
-            .start()
-            .await
-            .map_err(|error| failed("starting the participant", &error))?;
+        let mut builder = Participant::builder(&args.name).coordinator(&global.address);
+        let attached = builder.attach(format!("{}/accounts", args.name), accounts.clone());
+        let participant =
+            builder.start().await.map_err(|error| failed("starting the participant", &error))?;
         tracing::info!(bank = args.name, "open");
-        serve_calls(listener, participant.clone(), accounts.clone(), resource, stopped).await?;
+        serve_calls(listener, attached, stopped).await?;
         participant.stop().await;
         Ok(())
     });
@@ -90,9 +83,7 @@ pub(crate) fn run(args: &BankArgs, global: &Global) -> Result<(), Failure> {
 
 async fn serve_calls(
     listener: std::net::TcpListener,
-    participant: Participant,
-    accounts: Accounts,
-    resource: String,
+    accounts: Attached<Accounts>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), Failure> {
     let listener = listener
@@ -100,7 +91,7 @@ async fn serve_calls(
         .and_then(|()| tokio::net::TcpListener::from_std(listener))
         .map_err(|error| failed("listening", &error))?;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let bank = Bank { participant, accounts, resource };
+    let bank = Bank { accounts };
     let mut asked = stopped.clone();
     let graceful = async move {
         // The sender lives as long as the process.

@@ -4,6 +4,7 @@ use super::compaction::{Compaction, Step};
 use super::fold::Fold;
 use super::record::{Mark, Piece, Record};
 use super::state::{State, Work};
+use super::work::WorkError;
 use crate::crash::crash_point;
 use crate::resource::{Prepared, Resource, Retry};
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 use unanimous_core::coordinator::EndedMark;
 use unanimous_core::message::{Done, Vote};
-use unanimous_core::{BranchId, BranchResult, Evidence, Gtrid, LogId, Lsn};
+use unanimous_core::{BranchId, BranchResult, Evidence, LogId, Lsn};
 use unanimous_recovery::codec::{self, CodecError};
 use unanimous_recovery::frame::RECORD_BYTES_MAX;
 use unanimous_recovery::{
@@ -20,7 +21,7 @@ use unanimous_recovery::{
 };
 
 /// Accounts that one branch may change.
-const MOVES_MAX: usize = 1_000;
+pub(super) const MOVES_MAX: usize = 1_000;
 /// What the evidence in a vote is called.
 const EVIDENCE_KIND: &str = "embedded";
 /// The exit code of a process whose log cannot be written.
@@ -60,31 +61,6 @@ pub enum AccountsError {
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
-}
-
-/// Why work on an account was refused. Nothing has changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WorkError {
-    /// Another branch works on the account: try again later, in another transaction.
-    #[error("account {account} is locked by transaction {holder}")]
-    AccountBusy {
-        /// Which.
-        account: u32,
-        /// By whom.
-        holder: Gtrid,
-    },
-    /// There is no such account.
-    #[error("there is no account {0}")]
-    NoSuchAccount(u32),
-    /// The branch was not joined, was undone, or has voted: it takes no work.
-    #[error("the branch is not active")]
-    NotActive,
-    /// The balance would be out of range.
-    #[error("the amount is too large for account {0}")]
-    TooLarge(u32),
-    /// The branch has changed as many accounts as it may.
-    #[error("a branch changes at most {MOVES_MAX} accounts")]
-    TooManyAccounts,
 }
 
 /// How to open a store.
@@ -221,24 +197,25 @@ impl Accounts {
         Ok(accounts)
     }
 
-    /// Takes cents from an account under the branch, which must have been joined. The account is
-    /// locked until the branch ends. More than there is may be taken: then the branch votes
-    /// rollback. A negative amount is given.
-    ///
-    /// # Errors
-    /// See [`WorkError`]; at once, without waiting for a lock.
-    pub fn debit(&self, branch: &BranchId, account: u32, cents: i64) -> Result<(), WorkError> {
-        let taken = cents.checked_neg().ok_or(WorkError::TooLarge(account))?;
-        self.credit(branch, account, taken)
+    /// Gives cents to an account under the branch; a negative amount is taken.
+    pub(super) fn credit(
+        &self,
+        branch: &BranchId,
+        account: u32,
+        cents: i64,
+    ) -> Result<(), WorkError> {
+        locked(&self.live).enter(branch, account, cents)
     }
 
-    /// Gives cents to an account under the branch; a negative amount is taken. As
-    /// [`Accounts::debit`].
-    ///
-    /// # Errors
-    /// See [`WorkError`]; at once, without waiting for a lock.
-    pub fn credit(&self, branch: &BranchId, account: u32, cents: i64) -> Result<(), WorkError> {
-        locked(&self.live).enter(branch, account, cents)
+    /// As [`Accounts::credit`], taken.
+    pub(super) fn debit(
+        &self,
+        branch: &BranchId,
+        account: u32,
+        cents: i64,
+    ) -> Result<(), WorkError> {
+        let taken = cents.checked_neg().ok_or(WorkError::TooLarge(account))?;
+        self.credit(branch, account, taken)
     }
 
     /// All balances in cents, account 1 first, without unfinished branches. May show what is not
@@ -525,6 +502,10 @@ impl Live {
 }
 
 impl Resource for Accounts {
+    fn kind(&self) -> &'static str {
+        "embedded"
+    }
+
     fn joined(&self, branch: &BranchId) {
         let mut live = locked(&self.live);
         if !live.state.committed.contains_key(branch) {
@@ -597,7 +578,7 @@ impl Resource for Accounts {
 mod tests {
     use super::*;
     use futures_util::future::FutureExt;
-    use unanimous_core::{Bqual, Owner};
+    use unanimous_core::{Bqual, Gtrid, Owner};
 
     /// Reliability L2 and L3: no vote and no acknowledgement before its record is durable, nor one
     /// that rests on a record that is not.

@@ -11,8 +11,8 @@
 //! records become durable in order: whatever was seen is durable before anybody is told.
 //!
 //! Files: `record` (what is kept), `state` (what the records mean), `accounts` (the resource),
-//! `compaction` (keeping the log short), `fold` (reading a log, snapshots included), `offline`
-//! (looking at a stopped store).
+//! `work` (debit and credit), `compaction` (keeping the log short), `fold` (reading a log,
+//! snapshots included), `offline` (looking at a stopped store).
 
 mod accounts;
 mod compaction;
@@ -20,9 +20,15 @@ mod fold;
 mod offline;
 mod record;
 mod state;
+mod work;
 
-pub use accounts::{Accounts, AccountsError, Opening, WorkError};
+pub use accounts::{Accounts, AccountsError, Opening};
 pub use offline::{Summary, adjust, inspect};
+pub use work::{AccountsWork, WorkError};
 
+#[cfg(test)]
+mod bounded;
+#[cfg(test)]
+mod full_disk;
 #[cfg(test)]
 mod tests;

@@ -53,7 +53,7 @@ const STOP_SESSION_PATIENCE: Duration = Duration::from_secs(1);
 /// A resource of this participant.
 pub(crate) struct Registered {
     pub(crate) id: ResourceId,
-    pub(crate) kind: String,
+    pub(crate) kind: &'static str,
     /// What names it in branch ids.
     pub(crate) number: u32,
     pub(crate) resource: Arc<dyn AnyResource>,
@@ -472,7 +472,7 @@ impl Runner {
         }
         let resources = self.resources.iter().map(|registered| v1::Resource {
             resource_id: registered.id.as_str().to_owned(),
-            kind: registered.kind.clone(),
+            kind: registered.kind.to_owned(),
         });
         let in_doubt = self.core.in_doubt().take(BATCH_MAX);
         v1::Hello {

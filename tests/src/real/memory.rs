@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use unanimous_sdk::{
-    BranchId, Client, CommitError, Done, Evidence, JoinError, Participant, Prepared, Resource,
-    Retry, Transaction, Vote,
+    Attached, BranchId, Client, CommitError, Done, Evidence, JoinError, Participant, Prepared,
+    Resource, Retry, Transaction, Vote,
 };
 
 /// After a failure a client waits this long.
@@ -47,7 +47,8 @@ impl Resource for Agreeable {
 pub struct Member {
     /// Its name.
     pub name: String,
-    participant: Participant,
+    /// The participant lives as long as it.
+    resource: Attached<Agreeable>,
 }
 
 impl Member {
@@ -56,12 +57,10 @@ impl Member {
     /// # Errors
     /// The name or the address cannot be used.
     pub async fn start(url: &str, name: &str, resource: Agreeable) -> anyhow::Result<Self> {
-        let participant = Participant::builder(name)
-            .coordinator(url)
-            .resource(name, "memory", resource)
-            .start()
-            .await?;
-        Ok(Self { name: name.to_owned(), participant })
+        let mut builder = Participant::builder(name).coordinator(url);
+        let resource = builder.attach(name, resource);
+        builder.start().await?;
+        Ok(Self { name: name.to_owned(), resource })
     }
 
     /// Members of these names.
@@ -82,7 +81,7 @@ impl Member {
     /// It did not join.
     pub async fn work(&self, transaction: &Transaction) -> Result<(), JoinError> {
         let request = transaction.request(());
-        let branch = self.participant.join(request.metadata(), &self.name).await?;
+        let branch = self.resource.enlist(&request).await?;
         let mut reply = tonic::Response::new(());
         branch.announce(reply.metadata_mut());
         branch.end();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
-use unanimous_sdk::{Client, Participant};
+use unanimous_sdk::{Attached, Client, Participant};
 use unanimous_tests::real::Process;
 use unanimous_tests::real::coordinator::{free_port, wait_for_port};
 use unanimous_tests::real::memory::{Agreeable, Ended, ended};
@@ -60,10 +60,7 @@ pub(crate) async fn transact(client: &Client, pair: [BankServiceClient<Channel>;
     ended(transaction.commit().await.map(drop))
 }
 
-struct Work {
-    name: String,
-    participant: Participant,
-}
+struct Work(Attached<Agreeable>);
 
 #[tonic::async_trait]
 impl BankService for Work {
@@ -71,7 +68,7 @@ impl BankService for Work {
         &self,
         request: Request<MoveRequest>,
     ) -> Result<Response<MoveResponse>, Status> {
-        let branch = self.participant.join(request.metadata(), &self.name).await?;
+        let branch = self.0.enlist(&request).await?;
         let mut reply = Response::new(MoveResponse {});
         branch.announce(reply.metadata_mut());
         branch.end();
@@ -90,14 +87,11 @@ impl BankService for Work {
 #[tokio::main(flavor = "current_thread")]
 pub(crate) async fn serve(words: &[String]) -> anyhow::Result<()> {
     let [name, url, listen] = words else { anyhow::bail!("--member NAME URL ADDRESS") };
-    let participant = Participant::builder(name)
-        .coordinator(url)
-        .resource(name, "memory", Agreeable::default())
-        .start()
-        .await?;
+    let mut builder = Participant::builder(name).coordinator(url);
+    let work = Work(builder.attach(name, Agreeable::default()));
+    let participant = builder.start().await?;
     let listener = TcpListenerStream::new(tokio::net::TcpListener::bind(listen).await?);
     let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    let work = Work { name: name.clone(), participant: participant.clone() };
     let serving =
         Server::builder().add_service(BankServiceServer::new(work)).serve_with_incoming(listener);
     let (gone, orphaned) = tokio::sync::oneshot::channel::<()>();

@@ -1,15 +1,14 @@
 //! A participant whose disk is full: it takes no new work, finishes what it has voted for, and goes
 //! on when there is room again. The test runs itself in a process with a file system of its own.
-#![cfg(feature = "embedded-resource")]
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests; what the child said")]
+#![allow(clippy::print_stderr, reason = "what the child said")]
 
+use super::{Accounts, Opening, inspect};
+use crate::{BranchId, Done, Resource, Vote};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use unanimous_core::{Bqual, Gtrid, LogId, Owner};
-use unanimous_sdk::embedded::{Accounts, Opening, inspect};
-use unanimous_sdk::{BranchId, Done, Resource, Vote};
 
 const LOG: LogId = LogId { cluster: 1, slot: 1, incarnation: 7 };
 const OWNER: Owner = Owner { log: LOG, epoch: 100 };
@@ -72,7 +71,7 @@ async fn vote_until(accounts: &Accounts, first: u64, expected: impl Fn(&Vote) ->
 
 #[tokio::test]
 async fn on_a_full_disk_new_work_is_voted_down_and_what_was_voted_for_is_finished() {
-    let test = "on_a_full_disk_new_work_is_voted_down_and_what_was_voted_for_is_finished";
+    let test = "embedded::full_disk::on_a_full_disk_new_work_is_voted_down_and_what_was_voted_for_is_finished";
     let Some(disk) = std::env::var_os(DIR).map(PathBuf::from) else { return run_on_64_mib(test) };
     let (dir, filler) = (disk.join("store"), disk.join("filler"));
     let opening = Opening { init: Some((9, 1_000)), ..Opening::default() };

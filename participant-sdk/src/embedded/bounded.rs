@@ -1,12 +1,11 @@
 //! A store of accounts takes a bounded part of the disk, whatever its history.
-#![cfg(feature = "embedded-resource")]
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests; it prints what it measured")]
+#![allow(clippy::print_stderr, reason = "it prints what it measured")]
 
+use super::{Accounts, Opening, inspect};
+use crate::{BranchId, Done, EndedMark, Resource, Vote};
 use futures_util::future::join_all;
 use std::path::Path;
 use unanimous_core::{Bqual, Gtrid, LogId, Owner};
-use unanimous_sdk::embedded::{Accounts, Opening, inspect};
-use unanimous_sdk::{BranchId, Done, EndedMark, Resource, Vote};
 
 const LOG: LogId = LogId { cluster: 1, slot: 1, incarnation: 7 };
 const OWNER: Owner = Owner { log: LOG, epoch: 100 };

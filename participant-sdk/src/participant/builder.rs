@@ -1,0 +1,190 @@
+//! Setting a participant up.
+
+use super::{Attached, Line, Participant, ParticipantState};
+use crate::endpoint::{BadAddress, endpoint};
+use crate::resource::{AnyResource, Resource};
+use crate::runner::{Command, Registered, Runner, Setup};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use unanimous_core::id::resource_manager;
+use unanimous_core::participant::Times;
+use unanimous_core::{IdError, ParticipantName, ResourceId};
+
+/// Joins that wait to be taken by the runner; beyond it joining waits.
+const JOINS_QUEUED_MAX: usize = 1_024;
+/// Bounds of the period of the scan for orphans.
+const SCAN_EVERY_MIN: Duration = Duration::from_millis(10);
+const SCAN_EVERY_MAX: Duration = Duration::from_secs(3_600);
+/// The longest kind of a resource, in bytes.
+const KIND_BYTES_MAX: usize = 32;
+
+/// Why a participant did not start.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// The participant's name or a resource id breaks its rule.
+    #[error(transparent)]
+    Name(#[from] IdError),
+    /// The coordinator's address cannot be used, or none was given.
+    #[error(transparent)]
+    Address(#[from] BadAddress),
+    /// No resource was given.
+    #[error("a participant needs at least one resource")]
+    NoResource,
+    /// A resource id, or its number in branch ids, comes twice.
+    #[error("the resource {0} clashes with another one of this participant")]
+    ResourceClash(ResourceId),
+    /// The kind of a resource is longer than 32 bytes.
+    #[error("the kind of resource {0} is longer than {KIND_BYTES_MAX} bytes")]
+    KindTooLong(ResourceId),
+    /// A resource could not list its prepared branches.
+    #[error("resource {resource} cannot list its prepared branches: {why}")]
+    Recover {
+        /// Which.
+        resource: ResourceId,
+        /// Its words.
+        why: String,
+    },
+}
+
+/// How a participant is set up. Made by [`Participant::builder`].
+#[must_use]
+pub struct ParticipantBuilder {
+    name: String,
+    address: String,
+    resources: Vec<(String, Arc<dyn AnyResource>)>,
+    times: Times,
+    line: Line,
+    inbox: mpsc::Receiver<Command>,
+    branches_max: usize,
+    session_queue_max: usize,
+    scan_every: Duration,
+}
+
+impl ParticipantBuilder {
+    pub(super) fn new(name: String) -> Self {
+        let (commands, inbox) = mpsc::channel(JOINS_QUEUED_MAX);
+        let line = Line { commands, join_timeout_ms: Arc::new(AtomicU64::new(10_000)) };
+        Self {
+            name,
+            address: String::new(),
+            resources: Vec::new(),
+            times: Times::default(),
+            line,
+            inbox,
+            branches_max: 10_000,
+            session_queue_max: 8_192,
+            scan_every: Duration::from_secs(30),
+        }
+    }
+
+    /// Where the coordinator is: `http://host:port`. The name is resolved again with each dial.
+    pub fn coordinator(mut self, address: impl Into<String>) -> Self {
+        self.address = address.into();
+        self
+    }
+
+    /// Adds a resource. `id` names its data wherever they are reached from: 1 to 128 bytes of
+    /// printable ASCII; phase two of a branch may come to any participant of the same name that
+    /// declares it.
+    ///
+    /// What is returned joins transactions: give it to the service's handlers. It may be used at
+    /// once; joining waits until the participant runs.
+    pub fn attach<R: Resource>(&mut self, id: impl Into<String>, resource: R) -> Attached<R> {
+        let (id, resource) = (id.into(), Arc::new(resource));
+        let attached = Attached::new(Arc::clone(&resource), self.resources.len(), &self.line);
+        self.resources.push((id, resource));
+        attached
+    }
+
+    /// Time-outs and delays of branches.
+    pub fn times(mut self, times: Times) -> Self {
+        self.times = times;
+        self
+    }
+
+    /// How long joining waits for the coordinator. 10 s by itself; less if the call's own time is
+    /// over before.
+    pub fn join_timeout(self, timeout: Duration) -> Self {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        self.line.join_timeout_ms.store(timeout_ms, Ordering::Relaxed);
+        self
+    }
+
+    /// At most this many branches that were joined and are not finished; beyond it joining fails
+    /// with [`JoinError::Overloaded`]. 10,000 by itself.
+    pub fn branches_max(mut self, max: usize) -> Self {
+        self.branches_max = max;
+        self
+    }
+
+    /// At most this many messages that the connection has not taken; beyond it messages are
+    /// dropped, and sent again when the coordinator repeats its own. 8,192 by itself.
+    pub fn session_queue_max(mut self, max: usize) -> Self {
+        self.session_queue_max = max.max(1);
+        self
+    }
+
+    /// The resources are asked for their prepared branches again and again, with this period or up
+    /// to half of it less: a prepare may have arrived after its rollback. A branch that nobody here
+    /// works on is asked about once it was listed twice. 30 s by itself; 10 ms to an hour.
+    pub fn scan_every(mut self, period: Duration) -> Self {
+        self.scan_every = period.clamp(SCAN_EVERY_MIN, SCAN_EVERY_MAX);
+        self
+    }
+
+    /// Asks the resources for their prepared branches, then starts the task that keeps the session.
+    /// Does not wait for the coordinator.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Nothing runs then.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub async fn start(self) -> Result<Participant, StartError> {
+        let name = ParticipantName::new(&self.name)?;
+        let endpoint = endpoint(&self.address)?;
+        let mut resources: Vec<Registered> = Vec::new();
+        for (id, resource) in self.resources {
+            let kind = resource.kind();
+            let id = ResourceId::new(&id)?;
+            let number = resource_manager(&name, &id);
+            if resources.iter().any(|other| other.number == number || other.id == id) {
+                return Err(StartError::ResourceClash(id));
+            }
+            if kind.len() > KIND_BYTES_MAX {
+                return Err(StartError::KindTooLong(id));
+            }
+            resources.push(Registered { id, kind, number, resource });
+        }
+        if resources.is_empty() {
+            return Err(StartError::NoResource);
+        }
+        let mut recovered = Vec::new();
+        for registered in &resources {
+            let listed = Arc::clone(&registered.resource).recover().await;
+            let listed = listed.map_err(|retry| StartError::Recover {
+                resource: registered.id.clone(),
+                why: retry.why,
+            })?;
+            recovered.extend(listed);
+        }
+        crate::crash::crash_point("participant.recover.listed");
+        let (left, lefts) = mpsc::unbounded_channel();
+        let (state, states) = watch::channel(ParticipantState::Connecting);
+        let setup = Setup {
+            name,
+            resources,
+            times: self.times,
+            branches_max: self.branches_max,
+            session_queue_max: self.session_queue_max,
+            scan_every: self.scan_every,
+            endpoint,
+            left,
+            state,
+        };
+        tokio::spawn(Runner::new(setup, recovered, self.inbox, lefts).run());
+        Ok(Participant { line: self.line, states })
+    }
+}
