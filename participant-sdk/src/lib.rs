@@ -94,7 +94,8 @@ pub use endpoint::BadAddress;
 pub use in_process::{InProcess, InProcessError};
 pub use layer::{ClientLayer, ServerLayer};
 pub use participant::{
-    Attached, Branch, JoinError, Participant, ParticipantBuilder, ParticipantState, StartError,
+    Attached, Branch, JoinError, NotConnected, Participant, ParticipantBuilder, ParticipantState,
+    StartError,
 };
 pub use resource::{Prepared, Resource, Retry};
 pub use transaction::{

@@ -5,8 +5,8 @@ mod attached;
 mod builder;
 mod join_error;
 
-pub(crate) use attached::branches_in;
 pub use attached::{Attached, Branch};
+pub(crate) use attached::{branch_span, branches_in};
 pub use builder::{ParticipantBuilder, StartError};
 pub use join_error::JoinError;
 
@@ -31,6 +31,32 @@ pub enum ParticipantState {
     /// ones are left to the other process and to the next start. It does not end by itself.
     Replaced,
     /// It was stopped.
+    Stopped,
+}
+
+/// The state, and why the last session or dial ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    pub(crate) state: ParticipantState,
+    pub(crate) lost: Option<String>,
+}
+
+/// Why there is no session.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotConnected {
+    /// The time is over.
+    #[error("no session with the coordinator within {patience:?}: {why}")]
+    TimedOut {
+        /// What was given.
+        patience: Duration,
+        /// Why the last dial or session ended, escaped.
+        why: String,
+    },
+    /// See [`ParticipantState::Replaced`].
+    #[error("the participant was replaced by another process with the same instance id")]
+    Replaced,
+    /// The participant was stopped.
+    #[error("the participant is stopped")]
     Stopped,
 }
 
@@ -66,7 +92,7 @@ impl Line {
 #[derive(Clone, Debug)]
 pub struct Participant {
     line: Line,
-    states: watch::Receiver<ParticipantState>,
+    standings: watch::Receiver<Standing>,
 }
 
 impl Participant {
@@ -79,15 +105,42 @@ impl Participant {
     /// What it is able to do now.
     #[must_use]
     pub fn state(&self) -> ParticipantState {
-        *self.states.borrow()
+        self.standings.borrow().state
     }
 
     /// Waits until the state is another one than `state`, and returns it. A state that lasts only a
     /// moment may be missed.
     pub async fn changed_from(&self, state: ParticipantState) -> ParticipantState {
-        let mut states = self.states.clone();
-        let changed = states.wait_for(|now| *now != state).await;
-        changed.map_or(ParticipantState::Stopped, |now| *now)
+        let mut standings = self.standings.clone();
+        let changed = standings.wait_for(|now| now.state != state).await;
+        changed.map_or(ParticipantState::Stopped, |now| now.state)
+    }
+
+    /// Waits until there is a session with the coordinator. [`ParticipantBuilder::start`] does not
+    /// wait for it, so that a service comes up whichever of the two is started first.
+    ///
+    /// # Errors
+    /// See [`NotConnected`]. The participant goes on dialling.
+    pub async fn connected(&self, patience: Duration) -> Result<(), NotConnected> {
+        let mut standings = self.standings.clone();
+        let settled = standings.wait_for(|now| now.state != ParticipantState::Connecting);
+        let state = match timeout(patience, settled).await {
+            Ok(settled) => settled.map_or(ParticipantState::Stopped, |now| now.state),
+            Err(_) => ParticipantState::Connecting,
+        };
+        match state {
+            ParticipantState::Connected => Ok(()),
+            ParticipantState::Replaced => Err(NotConnected::Replaced),
+            ParticipantState::Stopped => Err(NotConnected::Stopped),
+            ParticipantState::Connecting => {
+                let lost = self.standings.borrow().lost.clone();
+                let why = lost.map_or_else(
+                    || "the first dial has no answer yet".to_owned(),
+                    |why| why.escape_debug().to_string(),
+                );
+                Err(NotConnected::TimedOut { patience, why })
+            }
+        }
     }
 
     /// Ends the participant: calls of the resources under way return first (a few seconds at most),

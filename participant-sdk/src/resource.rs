@@ -3,6 +3,7 @@
 use futures_util::future::BoxFuture;
 use std::fmt::Display;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use unanimous_core::coordinator::EndedMark;
 use unanimous_core::message::{Done, Vote};
@@ -140,6 +141,15 @@ pub trait Resource: Send + Sync + 'static {
     /// [`Retry`]: the participant does not start; later it is asked again after a pause.
     fn recover(&self) -> impl Future<Output = Result<Vec<Prepared>, Retry>> + Send;
 
+    /// Whether the branch, whose work has been ended with [`crate::Branch::vote`], shall be
+    /// prepared before the client commits. Say yes only if it would vote [`Vote::Commit`]: a branch
+    /// that has changed nothing is better asked later, for its locks must hold until then, and an
+    /// early [`Vote::ReadOnly`] is not taken. Must not wait.
+    fn votes_early(&self, branch: &BranchId) -> bool {
+        let _ = branch;
+        false
+    }
+
     /// Whether the resource remembers committed branches until [`Resource::ended`] passes them, so
     /// that a repeated commit is never a puzzle.
     fn remembers_committed(&self) -> bool {
@@ -163,6 +173,7 @@ pub(crate) trait AnyResource: Send + Sync {
     /// [`Call::CommitOnePhase`] for a branch that nobody here works on.
     fn recall(self: Arc<Self>, branch: BranchId) -> Answering;
     fn recover(self: Arc<Self>) -> BoxFuture<'static, Result<Vec<Prepared>, Retry>>;
+    fn votes_early(&self, branch: &BranchId) -> bool;
     fn remembers_committed(&self) -> bool;
     fn ended(&self, mark: &EndedMark);
 }
@@ -173,7 +184,7 @@ impl<R: Resource> AnyResource for R {
     }
 
     fn joined(&self, branch: &BranchId) {
-        Resource::joined(self, branch);
+        unpanicked(|| Resource::joined(self, branch));
     }
 
     fn recall(self: Arc<Self>, branch: BranchId) -> Answering {
@@ -201,13 +212,26 @@ impl<R: Resource> AnyResource for R {
         Box::pin(async move { Resource::recover(&*self).await })
     }
 
+    fn votes_early(&self, branch: &BranchId) -> bool {
+        unpanicked(|| Resource::votes_early(self, branch))
+    }
+
     fn remembers_committed(&self) -> bool {
         Resource::remembers_committed(self)
     }
 
     fn ended(&self, mark: &EndedMark) {
-        Resource::ended(self, mark);
+        unpanicked(|| Resource::ended(self, mark));
     }
+}
+
+/// The notes that a resource gets must not end the task that gives them. A branch that it did not
+/// note is one that it does not know: it votes rollback.
+fn unpanicked<T: Default>(note: impl FnOnce() -> T) -> T {
+    std::panic::catch_unwind(AssertUnwindSafe(note)).unwrap_or_else(|_| {
+        tracing::error!("the resource panicked over a note");
+        T::default()
+    })
 }
 
 /// A vote whose evidence the coordinator would not keep cannot be a vote to commit.

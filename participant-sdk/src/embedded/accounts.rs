@@ -565,6 +565,12 @@ impl Resource for Accounts {
         self.durable(answer).await
     }
 
+    fn votes_early(&self, branch: &BranchId) -> bool {
+        let live = locked(&self.live);
+        let work = live.state.branches.get(branch);
+        work.is_some_and(|work| work.prepared.is_none() && !work.moves.is_empty())
+    }
+
     fn remembers_committed(&self) -> bool {
         true
     }

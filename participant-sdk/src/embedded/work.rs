@@ -116,6 +116,11 @@ impl AccountsWork {
         self.branch.end();
     }
 
+    /// As [`AccountsWork::end`], and the last work of the transaction here: see [`Branch::vote`].
+    pub fn vote(self) {
+        self.branch.vote();
+    }
+
     /// The work failed: the branch votes rollback, with these words.
     pub fn fail(self, why: impl Into<String>) {
         self.branch.fail(why);

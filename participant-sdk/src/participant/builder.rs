@@ -1,6 +1,6 @@
 //! Setting a participant up.
 
-use super::{Attached, Line, Participant, ParticipantState};
+use super::{Attached, Line, Participant, ParticipantState, Standing};
 use crate::endpoint::{BadAddress, endpoint};
 use crate::resource::{AnyResource, Resource};
 use crate::runner::{Command, Registered, Runner, Setup};
@@ -172,7 +172,8 @@ impl ParticipantBuilder {
         }
         crate::crash::crash_point("participant.recover.listed");
         let (left, lefts) = mpsc::unbounded_channel();
-        let (state, states) = watch::channel(ParticipantState::Connecting);
+        let connecting = Standing { state: ParticipantState::Connecting, lost: None };
+        let (standing, standings) = watch::channel(connecting);
         let setup = Setup {
             name,
             resources,
@@ -182,9 +183,9 @@ impl ParticipantBuilder {
             scan_every: self.scan_every,
             endpoint,
             left,
-            state,
+            standing,
         };
         tokio::spawn(Runner::new(setup, recovered, self.inbox, lefts).run());
-        Ok(Participant { line: self.line, states })
+        Ok(Participant { line: self.line, standings })
     }
 }

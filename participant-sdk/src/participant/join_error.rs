@@ -35,6 +35,9 @@ pub enum JoinError {
     /// Earlier work of this transaction here was undone: it can only roll back.
     #[error("earlier work of the transaction was undone here")]
     Undone,
+    /// Earlier work of this transaction here was ended with a vote: nothing may follow it.
+    #[error("earlier work of the transaction here was ended with its vote")]
+    Voted,
     /// This participant has as many branches as it may have.
     #[error("the participant has as many branches as it may have; try again later")]
     Overloaded,
@@ -63,6 +66,7 @@ impl JoinError {
             Self::TooManyBranches => "TOO_MANY_BRANCHES",
             Self::BadResource(_) => "BAD_RESOURCE",
             Self::Undone => "UNDONE",
+            Self::Voted => "VOTED",
             Self::Overloaded => "OVERLOADED",
             Self::TimedOut => "TIMED_OUT",
             Self::Replaced => "REPLACED",
@@ -75,7 +79,9 @@ impl JoinError {
             Self::NoTransaction | Self::BadTransaction(_) => Code::InvalidArgument,
             Self::BadResource(_) => Code::Internal,
             Self::RolledBack | Self::Undone => Code::Aborted,
-            Self::Inactive | Self::UnknownTransaction | Self::NotOurs => Code::FailedPrecondition,
+            Self::Inactive | Self::Voted | Self::UnknownTransaction | Self::NotOurs => {
+                Code::FailedPrecondition
+            }
             Self::TooManyBranches | Self::Overloaded => Code::ResourceExhausted,
             Self::TimedOut => Code::DeadlineExceeded,
             Self::Replaced | Self::Stopped => Code::Unavailable,

@@ -3,7 +3,7 @@
 use crate::participant::{Branch, JoinError};
 use std::collections::BTreeMap;
 use tokio::sync::{mpsc, oneshot};
-use unanimous_core::{Bqual, BranchId, Gtrid, Millis};
+use unanimous_core::{Bqual, BranchId, Gtrid, Millis, ResourceId};
 
 /// Delays before an enlistment is sent again, in milliseconds.
 const REPEAT_MS_MIN: u64 = 500;
@@ -23,6 +23,8 @@ pub(crate) struct Joining {
 pub(crate) struct Left {
     pub(crate) branch: BranchId,
     pub(crate) failure: Option<String>,
+    /// It wants the branch to vote at once.
+    pub(crate) votes: bool,
 }
 
 /// One branch, from the first call that wants it until it is finished and all calls have left.
@@ -37,6 +39,8 @@ pub(super) struct Join {
     pub(super) working: u32,
     /// Something of it was undone: no new work, and never a commit.
     pub(super) undone: bool,
+    /// Its work was ended with a vote: no new work.
+    pub(super) voted: bool,
     /// A call has left after the branch was undone: what it did in between is undone once more.
     pub(super) undo_again: bool,
     repeat_at: Millis,
@@ -102,6 +106,7 @@ impl Joins {
             taken: false,
             working: 0,
             undone: false,
+            voted: false,
             undo_again: false,
             repeat_at: now.plus(REPEAT_MS_MIN),
             tries: 0,
@@ -161,9 +166,14 @@ impl Joins {
     }
 
     /// Hands the branch to a call. `false`: the call is gone, and has done nothing.
-    pub(super) fn hand_out(&mut self, id: &BranchId, joining: Joining) -> bool {
+    pub(super) fn hand_out(
+        &mut self,
+        id: &BranchId,
+        resource: ResourceId,
+        joining: Joining,
+    ) -> bool {
         let Some(join) = self.joins.get_mut(id) else { return false };
-        let branch = Branch::new(*id, !join.taken, self.left.clone());
+        let branch = Branch::new(*id, resource, !join.taken, self.left.clone());
         join.working += 1;
         match joining.reply.send(Ok(branch)) {
             Ok(()) => {

@@ -11,19 +11,20 @@
 mod inquiries;
 mod joins;
 mod orphans;
+mod work;
 
 pub(crate) use joins::{Joining, Left};
 
 use crate::crash::crash_point;
 use crate::mark::passes;
-use crate::participant::{JoinError, ParticipantState};
+use crate::participant::{JoinError, ParticipantState, Standing, branch_span};
 use crate::resource::{AnyResource, Prepared};
 use crate::session::{Session, SessionEvent, Wire};
 use crate::{PROTOCOL_VERSION, SDK, wire};
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use inquiries::{BATCH_MAX, Inquiries};
-use joins::{Joins, Wish};
+use joins::Joins;
 use orphans::Scan;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -34,6 +35,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
+use tracing::Instrument;
 use unanimous_core::coordinator::EndedMark;
 use unanimous_core::message::{Answer, Verdict};
 use unanimous_core::participant::{self as core, Call, Event, Order, Returned, State, Times};
@@ -75,7 +77,7 @@ pub(crate) struct Setup {
     pub(crate) scan_every: Duration,
     pub(crate) endpoint: Endpoint,
     pub(crate) left: mpsc::UnboundedSender<Left>,
-    pub(crate) state: watch::Sender<ParticipantState>,
+    pub(crate) standing: watch::Sender<Standing>,
 }
 
 struct ParticipantWire;
@@ -138,7 +140,7 @@ pub(crate) struct Runner {
     repeat_at: Instant,
     /// It was said that there is no session.
     lost: bool,
-    state: watch::Sender<ParticipantState>,
+    standing: watch::Sender<Standing>,
 }
 
 impl Runner {
@@ -170,7 +172,7 @@ impl Runner {
             started: Instant::now(),
             repeat_at: Instant::now(),
             lost: false,
-            state: setup.state,
+            standing: setup.standing,
         };
         let (ours, others): (Vec<_>, Vec<_>) = recovered
             .into_iter()
@@ -306,136 +308,10 @@ impl Runner {
         }
     }
 
-    fn on_join(&mut self, joining: Joining) {
-        if *self.state.borrow() == ParticipantState::Replaced {
-            let _ = joining.reply.send(Err(JoinError::Replaced));
-            return;
-        }
-        let Some(number) = self.resources.get(joining.resource).map(|resource| resource.number)
-        else {
-            return;
-        };
-        let (now, resource) = (self.now(), joining.resource);
-        match self.joins.want(now, number, joining) {
-            Wish::Enlist(branch) => self.enlist(&branch, resource),
-            Wish::Joined(branch, joining) => self.let_join(branch, joining, 0),
-            Wish::Waits | Wish::Refused => {}
-        }
-    }
-
-    fn enlist(&mut self, branch: &BranchId, resource: usize) {
-        let Some(registered) = self.resources.get(resource) else { return };
-        let enlist = v1::Enlist {
-            branch: Some(wire::branch_ref(branch)),
-            resource_id: registered.id.as_str().to_owned(),
-            vote: None,
-        };
-        self.say(Say::Enlist(enlist));
-    }
-
-    fn enlist_again(&mut self, all: bool) {
-        for (branch, resource) in self.joins.repeat(self.now(), all) {
-            self.enlist(&branch, resource);
-        }
-    }
-
-    /// A second call of a transaction needs no answer of the coordinator: if the commit was
-    /// requested meanwhile, the prepare that is on its way finds unfinished work and votes
-    /// rollback.
-    fn let_join(&mut self, branch: BranchId, joining: Joining, remaining_ms: u64) {
-        let undone = self.joins.get_mut(&branch).is_none_or(|join| join.undone)
-            || self.core.state(&branch).is_some_and(|state| state != State::Active);
-        if undone {
-            let _ = joining.reply.send(Err(JoinError::Undone));
-            return;
-        }
-        self.handle(Event::Joined { branch, remaining_ms });
-        self.joins.hand_out(&branch, joining);
-    }
-
-    fn on_enlisted(&mut self, enlisted: &v1::Enlisted) {
-        use v1::EnlistStatus as Status;
-        let Some(branch) = wire::branch_id(enlisted.branch.as_ref()) else { return };
-        let error = match enlisted.status() {
-            // Hold: the enlistment is sent again.
-            Status::Unspecified => return,
-            Status::Enlisted => return self.on_joined(branch, enlisted.remaining_ms),
-            Status::BqualTaken => {
-                if let Some(renumbered) = self.joins.renumber(&branch)
-                    && let Some(resource) =
-                        self.joins.get_mut(&renumbered).map(|join| join.resource)
-                {
-                    self.enlist(&renumbered, resource);
-                }
-                return;
-            }
-            Status::RolledBack => JoinError::RolledBack,
-            Status::Inactive => JoinError::Inactive,
-            Status::UnknownTransaction => JoinError::UnknownTransaction,
-            Status::NotOurs => JoinError::NotOurs,
-            Status::TooManyBranches => JoinError::TooManyBranches,
-            Status::BadResource => JoinError::BadResource(enlisted.detail.clone()),
-        };
-        self.joins.refused(&branch, &error);
-    }
-
-    fn on_joined(&mut self, branch: BranchId, remaining_ms: u64) {
-        let Some(waiting) = self.joins.enlisted(&branch) else { return };
-        crash_point("participant.join.enlisted");
-        let mut taken = false;
-        if !waiting.is_empty()
-            && let Some(registered) = self.registered(&branch)
-        {
-            registered.resource.joined(&branch);
-        }
-        for joining in waiting {
-            taken = true;
-            self.let_join(branch, joining, remaining_ms);
-        }
-        if !taken || self.core.state(&branch).is_none() {
-            // Nobody works: asked for a vote, the resource knows nothing of it and votes rollback.
-            self.joins.remove(&branch);
-        }
-    }
-
-    fn on_left(&mut self, left: Left) {
-        let Left { branch, failure } = left;
-        self.handle(Event::Left { branch, failure });
-        let active = self.core.state(&branch) == Some(State::Active);
-        if let Some(join) = self.joins.get_mut(&branch) {
-            join.working = join.working.saturating_sub(1);
-            join.undo_again |= !active;
-        }
-        self.settle(&branch);
-    }
-
     fn on_returned(&mut self, branch: BranchId, result: Returned) {
         self.touch(&branch);
         self.handle(Event::Returned { branch, result });
         self.settle(&branch);
-    }
-
-    /// A branch that was undone while calls still worked under it is put back as one that failed:
-    /// whatever they did after the undoing is undone as well, and can in no way be prepared.
-    fn settle(&mut self, branch: &BranchId) {
-        let state = self.core.state(branch);
-        let Some(join) = self.joins.get_mut(branch).filter(|join| join.enlisted) else { return };
-        join.undone |= state != Some(State::Active);
-        if state.is_some() {
-            return;
-        }
-        if join.working == 0 && !join.undo_again {
-            self.joins.remove(branch);
-            return;
-        }
-        join.undo_again = false;
-        let (working, branch) = (join.working, *branch);
-        // One more than work: it leaves with the failure.
-        for _ in 0..=working {
-            self.handle(Event::Joined { branch, remaining_ms: 0 });
-        }
-        let failure = Some("it was undone while its work was under way".to_owned());
-        self.handle(Event::Left { branch, failure });
     }
 
     fn on_session(&mut self, event: SessionEvent<v1::ParticipateResponse>) {
@@ -446,7 +322,7 @@ impl Runner {
             }
             SessionEvent::Opened => {
                 self.lost = false;
-                self.state.send_replace(ParticipantState::Connected);
+                self.enter(ParticipantState::Connected);
                 tracing::info!(participant = %self.name, "the session is open");
                 self.enlist_again(true);
                 self.handle(Event::Connected);
@@ -454,19 +330,28 @@ impl Runner {
             SessionEvent::Message(message) => self.on_message(message),
             // Once, however often it is dialled in vain.
             SessionEvent::Lost(why) if self.lost => {
+                self.standing.send_modify(|standing| standing.lost = Some(why.clone()));
                 tracing::debug!(participant = %self.name, ?why, "still no session");
             }
             SessionEvent::Lost(why) => {
                 self.lost = true;
                 self.inquiries.clear();
-                self.state.send_replace(ParticipantState::Connecting);
                 tracing::warn!(participant = %self.name, ?why, "no session with the coordinator");
+                self.standing.send_replace(Standing {
+                    state: ParticipantState::Connecting,
+                    lost: Some(why),
+                });
             }
         }
     }
 
+    fn enter(&self, state: ParticipantState) {
+        self.standing.send_modify(|standing| standing.state = state);
+    }
+
     fn hello(&self) -> v1::Hello {
-        let mut capabilities = vec![v1::Capability::Inquires, v1::Capability::OnePhase];
+        let mut capabilities =
+            vec![v1::Capability::Inquires, v1::Capability::OnePhase, v1::Capability::EarlyVote];
         if self.resources.iter().all(|registered| registered.resource.remembers_committed()) {
             capabilities.push(v1::Capability::RemembersCommitted);
         }
@@ -514,13 +399,16 @@ impl Runner {
     fn on_goodbye(&mut self, goodbye: &v1::Goodbye) {
         let words = farewell(goodbye);
         self.inquiries.clear();
-        self.state.send_replace(ParticipantState::Connecting);
+        self.standing.send_replace(Standing {
+            state: ParticipantState::Connecting,
+            lost: Some(words.clone()),
+        });
         match goodbye.reason() {
             v1::GoodbyeReason::Replaced => {
                 if self.session.on_replaced() {
                     let what = "another process has this one's instance id: start this one again";
                     tracing::error!(participant = %self.name, "{words}: {what}");
-                    self.state.send_replace(ParticipantState::Replaced);
+                    self.enter(ParticipantState::Replaced);
                     self.joins.give_up(&JoinError::Replaced);
                 }
                 return;
@@ -596,7 +484,8 @@ impl Runner {
         let Some(registered) = self.registered(&branch) else { return };
         let resource = Arc::clone(&registered.resource);
         let recall = call == Call::CommitOnePhase && !self.joins.joined(&branch);
-        self.calls.push(Box::pin(async move {
+        let span = branch_span(&branch, &registered.id);
+        let called = async move {
             // The making of the future may panic as well.
             let calling = AssertUnwindSafe(async move {
                 let answering =
@@ -607,16 +496,17 @@ impl Runner {
                 Ok(Ok(returned)) => returned,
                 Ok(Err(retry)) => {
                     let why = retry.why;
-                    tracing::debug!(gtrid = %branch.gtrid, ?why, "the resource says later");
+                    tracing::debug!(?why, "the resource says later");
                     Returned::Retry
                 }
                 Err(_) => {
-                    tracing::error!(gtrid = %branch.gtrid, "the resource panicked: called again");
+                    tracing::error!("the resource panicked: called again");
                     Returned::Retry
                 }
             };
             (branch, returned)
-        }));
+        };
+        self.calls.push(Box::pin(called.instrument(span)));
     }
 
     fn send(&mut self, branch: &BranchId, answer: Answer) {
@@ -652,7 +542,7 @@ impl Runner {
             self.carry_out();
         }
         self.session.finish(STOP_SESSION_PATIENCE).await;
-        self.state.send_replace(ParticipantState::Stopped);
+        self.enter(ParticipantState::Stopped);
         tracing::info!(participant = %self.name, "stopped");
     }
 }
