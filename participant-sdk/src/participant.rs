@@ -5,8 +5,8 @@ mod attached;
 mod builder;
 mod join_error;
 
+pub(crate) use attached::branch_span;
 pub use attached::{Attached, Branch};
-pub(crate) use attached::{branch_span, branches_in};
 pub use builder::{ParticipantBuilder, StartError};
 pub use join_error::JoinError;
 

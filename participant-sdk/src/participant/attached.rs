@@ -5,6 +5,7 @@ use crate::HEADER_BRANCHES;
 use crate::context::Carrier;
 use crate::resource::Resource;
 use crate::runner::Left;
+use crate::tally::branches_in;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -113,7 +114,7 @@ impl Branch {
     /// Only for a service without the server layer, which tells it by itself. Both together
     /// do no harm: the layer adds nothing that is announced already.
     pub fn announce(&self, reply: &mut MetadataMap) {
-        let before = branches_in(reply);
+        let before = branches_in(reply.as_ref());
         let count = before.saturating_add(u32::from(self.new));
         reply.insert(HEADER_BRANCHES, MetadataValue::from(count));
     }
@@ -167,12 +168,6 @@ pub(crate) fn branch_span(branch: &BranchId, resource: &ResourceId) -> Span {
     tracing::info_span!("branch", gtrid = %branch.gtrid, bqual = %branch.bqual, %resource)
 }
 
-/// The number in a reply's header `unanimous-branches`; 0 if there is none or it is not readable.
-pub(crate) fn branches_in(metadata: &MetadataMap) -> u32 {
-    let header = metadata.get(HEADER_BRANCHES).and_then(|value| value.to_str().ok());
-    header.and_then(|text| text.parse().ok()).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,14 +184,14 @@ mod tests {
         };
         let resource = ResourceId::new("bank/a").unwrap();
         let mut reply = MetadataMap::new();
-        assert_eq!(branches_in(&reply), 0);
+        assert_eq!(branches_in(reply.as_ref()), 0);
         for (new, sum) in [(false, 0), (true, 1), (false, 1), (true, 2)] {
             let branch = Branch::new(id, resource.clone(), new, left.clone());
             branch.announce(&mut reply);
             branch.end();
-            assert_eq!(branches_in(&reply), sum);
+            assert_eq!(branches_in(reply.as_ref()), sum);
         }
         reply.insert(HEADER_BRANCHES, "many".parse().unwrap());
-        assert_eq!(branches_in(&reply), 0);
+        assert_eq!(branches_in(reply.as_ref()), 0);
     }
 }

@@ -13,14 +13,13 @@ use tokio::sync::Notify;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::body::Body;
 use tonic::codegen::Service;
-use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 use unanimous_proto::v1;
 use unanimous_sdk::layer::Outbound;
 use unanimous_sdk::{
-    BranchId, Carrier, ClientLayer, Context, Done, Evidence, Gtrid, HEADER_BRANCHES, InProcess,
-    Participant, Prepared, Resource, Retry, ServerLayer, Vote,
+    Attached, BranchId, Carrier, ClientLayer, Context, Done, Evidence, Gtrid, HEADER_BRANCHES,
+    InProcess, Participant, Prepared, Resource, Retry, ServerLayer, Vote,
 };
 use v1::transaction_service_client::TransactionServiceClient;
 use v1::transaction_service_server::{TransactionService, TransactionServiceServer};
@@ -75,24 +74,19 @@ impl Resource for Memory {
 /// The participant, as the service's handlers use it.
 #[derive(Clone)]
 pub struct Member {
-    participant: Participant,
-    pub memory: Memory,
+    _participant: Participant,
+    pub memory: Attached<Memory>,
 }
 
 impl Member {
     pub async fn start(coordinator: &InProcess, name: &str) -> Self {
-        let memory = Memory::default();
-        let builder = coordinator.participant(name).resource("memory", "memory", memory.clone());
-        Self { participant: builder.start().await.unwrap(), memory }
+        let mut builder = coordinator.participant(name);
+        let memory = builder.attach("memory", Memory::default());
+        Self { _participant: builder.start().await.unwrap(), memory }
     }
 
     pub async fn work(&self, carrier: &impl Carrier) -> Result<(), Status> {
-        let context = carrier.context()?;
-        let branch = self.participant.join_transaction(context.gtrid(), "memory").await?;
-        let mut told = MetadataMap::new();
-        branch.announce(&mut told);
-        context.count(told.get(HEADER_BRANCHES).unwrap().to_str().unwrap().parse().unwrap());
-        branch.end();
+        self.memory.enlist(carrier).await?.end();
         Ok(())
     }
 }
