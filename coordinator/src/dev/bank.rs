@@ -47,8 +47,12 @@ impl BankService for Bank {
         &self,
         _: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
-        let in_doubt = u32::try_from(self.accounts.in_doubt().len()).unwrap_or(u32::MAX);
-        Ok(Response::new(DescribeResponse { in_doubt, sum_cents: self.accounts.sum_cents() }))
+        let count = |branches: usize| u32::try_from(branches).unwrap_or(u32::MAX);
+        Ok(Response::new(DescribeResponse {
+            in_doubt: count(self.accounts.in_doubt().len()),
+            sum_cents: self.accounts.sum_cents(),
+            voted: count(self.accounts.voted_len()),
+        }))
     }
 }
 

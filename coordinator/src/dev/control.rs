@@ -1,6 +1,8 @@
 //! `dev chaos`: a running `dev` takes one line a connection on a Unix socket of this user, and
 //! answers with one.
 
+use super::moment;
+use super::session::Ports;
 use super::supervise::{Act, Acted, Supervisor};
 use crate::cli::ChaosAct;
 use crate::codes::Code;
@@ -49,13 +51,17 @@ impl Control {
     }
 
     /// Answers callers, one after the other, for ever.
-    pub(crate) fn serve(&mut self, supervisor: Rc<Supervisor>) -> impl Future<Output = ()> + use<> {
+    pub(crate) fn serve(
+        &mut self,
+        supervisor: Rc<Supervisor>,
+        ports: Ports,
+    ) -> impl Future<Output = ()> + use<> {
         let listener = self.listener.take();
         async move {
             let Some(listener) = listener else { return };
             while let Ok((stream, _)) = listener.accept().await {
                 // A caller that goes away has only itself to blame.
-                let _ = tokio::time::timeout(LINE_MAX, answer(stream, &supervisor)).await;
+                let _ = answer(stream, &supervisor, &ports).await;
             }
         }
     }
@@ -67,11 +73,18 @@ impl Drop for Control {
     }
 }
 
-async fn answer(stream: UnixStream, supervisor: &Supervisor) -> io::Result<()> {
+async fn answer(stream: UnixStream, supervisor: &Supervisor, ports: &Ports) -> io::Result<()> {
     let (from, mut to) = stream.into_split();
     let mut line = String::new();
-    BufReader::new(from.take(LINE_BYTES_MAX)).read_line(&mut line).await?;
-    let reply = match line.trim().split_once(' ').map(|(word, name)| (act(word), name)) {
+    let mut from = BufReader::new(from.take(LINE_BYTES_MAX));
+    tokio::time::timeout(LINE_MAX, from.read_line(&mut line)).await??;
+    let line = line.trim().split_once(' ');
+    let in_doubt = match line {
+        Some(("kill", name)) => moment::freeze_in_doubt(ports, supervisor, name).await,
+        _ => Ok(false),
+    };
+    let in_doubt = in_doubt.unwrap_or(false);
+    let reply = match line.map(|(word, name)| (act(word, in_doubt), name)) {
         Some((Some((act, words)), name)) => match supervisor.act(name, act).await {
             Ok(Acted::Yes) => {
                 talk(format_args!("{name} {words}, by hand"));
@@ -86,8 +99,11 @@ async fn answer(stream: UnixStream, supervisor: &Supervisor) -> io::Result<()> {
     to.write_all(format!("{reply}\n").as_bytes()).await
 }
 
-fn act(word: &str) -> Option<(Act, &'static str)> {
+fn act(word: &str, in_doubt: bool) -> Option<(Act, &'static str)> {
     match word {
+        "kill" if in_doubt => {
+            Some((Act::Kill, "killed after its vote, before it knew the decision; it stays down"))
+        }
         "kill" => Some((Act::Kill, "killed; it stays down until it is started")),
         "stop" => Some((Act::Freeze, "frozen; it hangs until it is started")),
         "start" => Some((Act::Start, "runs")),

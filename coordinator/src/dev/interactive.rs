@@ -18,7 +18,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(crate) async fn run(session: &mut Session) -> Result<(), Failure> {
     introduce(session).await;
     let supervisor = Rc::clone(&session.supervisor);
-    let control = tokio::task::spawn_local(session.control.serve(Rc::clone(&supervisor)));
+    let control =
+        tokio::task::spawn_local(session.control.serve(Rc::clone(&supervisor), session.ports));
     let mut rng = ChaCha8Rng::seed_from_u64(session.seed);
     let mut interrupted = session.interrupted.clone();
     let mut every = tokio::time::interval(PAUSE);

@@ -12,6 +12,7 @@ mod chaos;
 mod control;
 mod interactive;
 mod load;
+mod moment;
 mod session;
 mod supervise;
 mod timed;

@@ -66,7 +66,9 @@ pub(crate) async fn run(
 async fn load(session: &mut Session, run_for: Duration, chaos: bool) -> Result<Seen, Failure> {
     let started = Instant::now();
     let (stop, stopped) = watch::channel(false);
-    let control = tokio::task::spawn_local(session.control.serve(Rc::clone(&session.supervisor)));
+    let control = tokio::task::spawn_local(
+        session.control.serve(Rc::clone(&session.supervisor), session.ports),
+    );
     let mut clients = tokio::task::spawn_local(Rc::clone(&session.load).run(session.seed, stopped));
     let done = RefCell::new(Done::default());
     let steps = match chaos {

@@ -237,6 +237,13 @@ impl Accounts {
         locked(&self.live).state.in_doubt().map(|(branch, _)| *branch).collect()
     }
 
+    /// How many of them are durable: their votes are told, or about to be.
+    #[must_use]
+    pub fn voted_len(&self) -> usize {
+        let upto = locked(&self.flushes).upto;
+        locked(&self.live).state.in_doubt().filter(|(_, lsn)| *lsn <= upto).count()
+    }
+
     /// Makes everything durable and marks the stop as clean. Blocks for a few flushes. Whatever
     /// comes later is refused.
     ///

@@ -76,6 +76,7 @@ impl World {
             .env("NO_COLOR", "1")
             .env("LC_ALL", "C.UTF-8")
             .env_remove("COLUMNS")
+            .env_remove("RUST_BACKTRACE")
             .env_remove("CARGO");
         command
     }
