@@ -69,7 +69,6 @@ fn io_error(doing: &'static str) -> impl FnOnce(io::Error) -> InProcessError {
 /// `unanimous serve` does.
 #[derive(Debug)]
 pub struct InProcess {
-    config: Config,
     sessions: SocketAddr,
     admin: SocketAddr,
     running: Option<Running>,
@@ -89,17 +88,9 @@ impl InProcess {
     /// # Errors
     /// See [`InProcessError`].
     pub async fn start() -> Result<Self, InProcessError> {
-        Self::start_with(Config::default()).await
-    }
-
-    /// As [`InProcess::start`], with limits and times of its own.
-    ///
-    /// # Errors
-    /// See [`InProcessError`].
-    pub async fn start_with(config: Config) -> Result<Self, InProcessError> {
         let dir = TempDir::with_prefix("unanimous-").map_err(io_error("making a directory"))?;
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut it = Self { config, sessions: any, admin: any, running: None, dir };
+        let mut it = Self { sessions: any, admin: any, running: None, dir };
         it.serve().await?;
         Ok(it)
     }
@@ -152,8 +143,8 @@ impl InProcess {
         let listeners = Listeners { sessions: bind(self.sessions)?, admin: bind(self.admin)? };
         let bound = |listener: &TcpListener| listener.local_addr().map_err(io_error("binding"));
         (self.sessions, self.admin) = (bound(&listeners.sessions)?, bound(&listeners.admin)?);
-        let (config, dir) = (self.config.clone(), self.dir.path().to_owned());
-        let opened = tokio::task::spawn_blocking(move || Running::open(config, listeners, &dir));
+        let dir = self.dir.path().to_owned();
+        let opened = tokio::task::spawn_blocking(move || Running::open(listeners, &dir));
         let running = opened.await.map_err(|_| InProcessError::Panicked)??;
         self.running = Some(running);
         match timeout(SERVING_MAX, serving(self.address())).await {
@@ -169,13 +160,13 @@ impl InProcess {
 }
 
 impl Running {
-    fn open(config: Config, listeners: Listeners, dir: &Path) -> Result<Self, InProcessError> {
+    fn open(listeners: Listeners, dir: &Path) -> Result<Self, InProcessError> {
         let new = OpenOptions::new(LogKind::Coordinator);
         let log = OpenOptions { init: true, cluster: 1, slot: 1, ..new }.open(dir)?;
         let (handle, asked) = shutdown();
         let thread = std::thread::Builder::new()
             .name("coordinator".to_owned())
-            .spawn(move || unanimous_server::run(config, listeners, log, asked))
+            .spawn(move || unanimous_server::run(Config::default(), listeners, log, asked))
             .map_err(io_error("starting a thread"))?;
         Ok(Self { shutdown: handle, thread })
     }

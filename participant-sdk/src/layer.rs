@@ -189,3 +189,150 @@ fn announce(headers: &mut HeaderMap, branches: u32) {
         headers.insert(HEADER_BRANCHES, HeaderValue::from(branches));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::HEADER_TRANSACTION;
+    use std::convert::Infallible;
+    use std::time::Duration;
+    use tokio::time::Instant;
+    use unanimous_core::{Gtrid, LogId, Owner};
+
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    /// Answers with what it is given: the request's headers in the body, the reply's as they are.
+    #[derive(Clone)]
+    struct Mirror(Vec<(&'static str, &'static str)>);
+
+    impl Service<Request<()>> for Mirror {
+        type Response = Response<HeaderMap>;
+        type Error = Infallible;
+        type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<()>) -> Self::Future {
+            // Work that is done before the future is polled is part of the transaction as well.
+            if let Some(context) = Context::current().filter(|_| self.0.is_empty()) {
+                context.count(2);
+            }
+            let mut response = Response::new(request.headers().clone());
+            for (name, value) in &self.0 {
+                response.headers_mut().insert(*name, value.parse().unwrap());
+            }
+            std::future::ready(Ok(response))
+        }
+    }
+
+    fn context(sequence: u64) -> Context {
+        let log = LogId { cluster: 1, slot: 1, incarnation: 1 };
+        let ends_at = Instant::now() + Duration::from_secs(5);
+        let gtrid = Gtrid::new(Owner { log, epoch: 1 }, sequence, 0);
+        Context::new(gtrid, Some(ends_at)).with_traceparent(TRACE)
+    }
+
+    fn request(headers: &[(&'static str, String)]) -> Request<()> {
+        let mut request = Request::new(());
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        request
+    }
+
+    async fn out(
+        reply: &[(&'static str, &'static str)],
+        request: Request<()>,
+    ) -> Response<HeaderMap> {
+        let Ok(response) = ClientLayer.layer(Mirror(reply.to_vec())).call(request).await;
+        response
+    }
+
+    #[tokio::test]
+    async fn a_call_in_the_scope_carries_name_deadline_and_trace() {
+        let context = context(1);
+        let late = request(&[("grpc-timeout", "60S".to_owned())]);
+        let sent = context.clone().scope(out(&[], late)).await.into_body();
+        assert_eq!(sent[HEADER_TRANSACTION], context.gtrid().to_string().as_str());
+        assert_eq!(sent["traceparent"], TRACE);
+        let timeout = crate::deadline::of(&sent).unwrap();
+        assert!(timeout <= Duration::from_secs(5) && timeout > Duration::ZERO, "{timeout:?}");
+
+        let own = [("grpc-timeout", "1S".to_owned()), ("traceparent", "own".to_owned())];
+        let sent = context.scope(out(&[], request(&own))).await.into_body();
+        assert_eq!(
+            (sent["grpc-timeout"].as_bytes(), sent["traceparent"].as_bytes()),
+            (&b"1S"[..], &b"own"[..])
+        );
+    }
+
+    #[tokio::test]
+    async fn a_call_that_belongs_to_no_or_another_transaction_passes_as_it_is() {
+        assert!(out(&[], request(&[])).await.into_body().is_empty());
+        let (ours, other) = (context(1), context(2).gtrid().to_string());
+        let named = request(&[(HEADER_TRANSACTION, other.clone())]);
+        let reply = ours.clone().scope(out(&[(HEADER_BRANCHES, "1")], named)).await;
+        assert_eq!(reply.headers()[HEADER_BRANCHES], "1", "for whoever wrote the header");
+        let sent = reply.into_body();
+        assert_eq!((sent.len(), &sent[HEADER_TRANSACTION]), (1, &other.parse().unwrap()));
+        assert_eq!((ours.branches(), ours.branches_complete()), (0, None));
+    }
+
+    #[tokio::test]
+    async fn only_the_branches_of_calls_that_succeed_are_counted_and_each_once() {
+        let one = (HEADER_BRANCHES, "1");
+        for (reply, counted) in [
+            (&[one][..], 1),
+            (&[one, ("grpc-status", "0")], 1),
+            (&[one, ("grpc-status", "13")], 0),
+            (&[(HEADER_BRANCHES, "many")], 0),
+        ] {
+            let context = context(1);
+            let reply = context.clone().scope(out(reply, request(&[]))).await;
+            assert!(!reply.headers().contains_key(HEADER_BRANCHES));
+            assert_eq!(context.branches_complete(), Some(counted));
+        }
+    }
+
+    /// A layer above sends it again: the second reply is another one.
+    #[tokio::test]
+    async fn a_request_that_is_sent_twice_is_counted_twice() {
+        let context = context(1);
+        let (_, extensions, ()) = context.request(()).into_parts();
+        for _ in 0..2 {
+            let mut request = request(&[]);
+            *request.extensions_mut() = extensions.clone();
+            out(&[(HEADER_BRANCHES, "1")], request).await;
+        }
+        assert_eq!(context.branches_complete(), Some(2));
+    }
+
+    #[tokio::test]
+    async fn what_was_counted_is_announced_once_whoever_does_it() {
+        let named = || request(&[(HEADER_TRANSACTION, context(1).gtrid().to_string())]);
+        for (reply, announced) in
+            [(&[][..], Some("2")), (&[(HEADER_BRANCHES, "3")], Some("3")), (&[("x", "y")], None)]
+        {
+            let Ok(response) = ServerLayer.layer(Mirror(reply.to_vec())).call(named()).await;
+            let told = response.headers().get(HEADER_BRANCHES).map(|told| told.to_str().unwrap());
+            assert_eq!(told, announced);
+        }
+        let Ok(response) = ServerLayer.layer(Mirror(vec![])).call(request(&[])).await;
+        assert!(response.headers().is_empty(), "no transaction");
+    }
+
+    #[tokio::test]
+    async fn a_bad_header_is_refused_in_the_callers_language() {
+        let bad = (HEADER_TRANSACTION, "nonsense".to_owned());
+        let grpc = request(&[bad.clone(), ("content-type", "application/grpc+proto".to_owned())]);
+        let Ok(response) = ServerLayer.layer(Mirror(vec![])).call(grpc).await;
+        assert_eq!(
+            (response.status(), &response.headers()["grpc-status"]),
+            (StatusCode::OK, &HeaderValue::from_static("3"))
+        );
+        let Ok(response) = ServerLayer.layer(Mirror(vec![])).call(request(&[bad])).await;
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    }
+}

@@ -390,39 +390,42 @@ async fn a_guard_that_is_dropped_completes_with_what_is_known() {
 #[tokio::test]
 async fn work_that_succeeds_is_committed_and_work_that_fails_or_panics_is_rolled_back() {
     let (_coordinator, client, mut session) = open().await;
+    let (told, mut completions) = tokio::sync::mpsc::unbounded_channel();
     let run = |end: &'static str| {
-        let client = client.clone();
-        tokio::spawn(async move {
-            let work = async move |tx: Handle| {
-                let current = Context::current().map(|context| context.gtrid());
-                assert_eq!(current, Some(tx.gtrid()), "its calls belong to it");
-                tx.after_completion(|completion| tracing::debug!(?completion));
-                match end {
-                    "ok" => Ok(7),
-                    "fails" => Err("no money"),
-                    _ => std::panic::resume_unwind(Box::new("on purpose")),
-                }
-            };
-            client.begin("transfer").run(work).await
-        })
+        let told = told.clone();
+        let work = async move |tx: Handle| {
+            let current = Context::current().map(|context| context.gtrid());
+            assert_eq!(current, Some(tx.gtrid()), "its calls belong to it");
+            tx.after_completion(move |completion| told.send(completion.clone()).unwrap());
+            match end {
+                "ok" => Ok(7),
+                "fails" => Err("no money"),
+                _ => std::panic::resume_unwind(Box::new("on purpose")),
+            }
+        };
+        tokio::spawn(client.run("transfer", work))
     };
     let running = run("ok");
     session.begun(1).await;
     let (call, _) = commit(&mut session).await;
     session.ended(call, v1::Outcome::Committed).await;
     assert_eq!(soon("an end", running).await.unwrap(), Ok(7));
+    let committed = Committed { gtrid: gtrid(1), completed: false };
+    assert_eq!(completions.recv().await, Some(Completion::Committed(committed)));
 
     let running = run("fails");
     session.begun(2).await;
     let (call, Asked::Rollback(_)) = session.asked().await else { unreachable!() };
     session.ended(call, v1::Outcome::RolledBack).await;
     assert_eq!(soon("an end", running).await.unwrap(), Err(RunError::Work("no money")));
+    assert!(matches!(completions.recv().await, Some(Completion::RolledBack(_))));
 
     let running = run("panics");
     session.begun(3).await;
     let (_, Asked::Rollback(rollback)) = session.asked().await else { unreachable!() };
     assert_eq!(rollback.gtrid, gtrid(3).as_bytes());
     assert!(soon("an end", running).await.unwrap_err().is_panic());
+    assert_eq!(completions.recv().await, Some(Completion::Abandoned));
 
     let running = run("ok");
     session.begun(4).await;
@@ -430,6 +433,7 @@ async fn work_that_succeeds_is_committed_and_work_that_fails_or_panics_is_rolled
     session.ended(call, v1::Outcome::Unknown).await;
     let unknown = Err(RunError::Commit(CommitError::Unknown { gtrid: gtrid(4) }));
     assert_eq!(soon("an end", running).await.unwrap(), unknown);
+    assert_eq!(completions.recv().await, Some(Completion::Unknown));
 }
 
 /// The first one may have been heard, so that the refusal of the second says nothing about it.
