@@ -213,14 +213,10 @@ async fn a_begin_is_tried_again_while_the_coordinator_is_full_and_not_when_it_re
     );
 }
 
+/// At once: there is no time left for another try.
 #[tokio::test]
-async fn a_begin_that_is_refused_for_the_time_given_says_why() {
-    let mut coordinator = Coordinator::start().await;
-    let patience = Duration::from_millis(50);
-    let client =
-        Client::builder(&coordinator.address, "app").begin_within(patience).connect().unwrap();
-    let mut session = coordinator.client().await;
-    session.welcome().await;
+async fn a_begin_that_is_refused_for_longer_than_the_time_given_says_why() {
+    let (_coordinator, client, mut session) = open().await;
     for full in FULL {
         let begin = tokio::spawn(client.begin("a").into_future());
         let (call, Asked::Begin(_)) = session.asked().await else { unreachable!() };
@@ -249,12 +245,7 @@ async fn a_commit_that_is_refused_for_now_is_asked_for_again_until_it_is_taken()
 /// It was never taken, so it can be rolled back: the locks go before the time-out.
 #[tokio::test]
 async fn a_commit_that_is_refused_for_good_says_why_and_is_rolled_back() {
-    let mut coordinator = Coordinator::start().await;
-    let patience = Duration::from_millis(500);
-    let client =
-        Client::builder(&coordinator.address, "app").resolve_within(patience).connect().unwrap();
-    let mut session = coordinator.client().await;
-    session.welcome().await;
+    let (_coordinator, client, mut session) = open().await;
     for (sequence, reason, retry_after_ms) in
         [(1, "TOO_MANY_CALLS", 60_000), (2, "INVALID_ARGUMENT", 0)]
     {
@@ -276,7 +267,7 @@ async fn a_commit_that_is_refused_for_good_says_why_and_is_rolled_back() {
 #[tokio::test]
 async fn a_commit_that_waits_for_completion_tells_the_decision_when_the_time_is_over() {
     let mut coordinator = Coordinator::start().await;
-    let patience = Duration::from_millis(200);
+    let patience = Duration::from_secs(1);
     let client =
         Client::builder(&coordinator.address, "app").resolve_within(patience).connect().unwrap();
     let mut session = coordinator.client().await;

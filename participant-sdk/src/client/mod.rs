@@ -16,7 +16,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use unanimous_core::{Gtrid, Outcome};
 use unanimous_proto::v1;
 use v1::transact_request::Body as Say;
@@ -219,7 +219,7 @@ impl Client {
                     Duration::ZERO
                 }
             };
-            timeout_at(deadline, sleep(pause)).await.map_err(|_| gave_up)?;
+            rest(pause, deadline).await.ok_or(gave_up)?;
         }
     }
 
@@ -366,7 +366,7 @@ impl Begin {
                 Err(Lost) => Duration::ZERO,
             };
             let gave_up = || refusal.clone().unwrap_or(BeginError::Unreachable);
-            timeout_at(deadline, sleep(pause)).await.map_err(|_| gave_up())?;
+            rest(pause, deadline).await.ok_or_else(gave_up)?;
         }
     }
 }
@@ -385,6 +385,13 @@ impl IntoFuture for Begin {
 fn refusal_pause(retry_after_ms: u64, random: u64) -> Duration {
     let more_ms = random % retry_after_ms.saturating_add(1);
     Duration::from_millis(retry_after_ms.saturating_add(more_ms))
+}
+
+/// `None`, at once: the pause ends too late.
+async fn rest(pause: Duration, deadline: Instant) -> Option<()> {
+    let until = Instant::now().checked_add(pause).filter(|until| *until < deadline)?;
+    sleep_until(until).await;
+    Some(())
 }
 
 fn outcome_of(commit: v1::Commit) -> v1::Resolve {
