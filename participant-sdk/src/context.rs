@@ -148,6 +148,12 @@ impl Context {
         pending.or_else(|| context.tally.ticket().claim())
     }
 
+    /// The call has come in.
+    pub(crate) fn arrive(&self, extensions: &mut Extensions) {
+        extensions.insert(self.clone());
+        extensions.remove::<Ticket>();
+    }
+
     fn is_named(&self, header: &HeaderValue) -> bool {
         header.to_str().is_ok_and(|text| text.parse() == Ok(self.gtrid))
     }
@@ -219,10 +225,14 @@ impl Carrier for HeaderMap {
     }
 }
 
-/// The one that a layer has put there, whose count goes into the reply by itself; otherwise the
-/// headers'.
+/// The one that the server layer has put there, whose count goes into the reply by itself;
+/// otherwise the headers'. So does a request that was only made yet, and handed to a handler of the
+/// same process: its reply is still to be counted.
 fn of(extensions: &Extensions, headers: &HeaderMap) -> Result<Context, JoinError> {
-    extensions.get::<Context>().map_or_else(|| headers.context(), |context| Ok(context.clone()))
+    match extensions.get::<Context>() {
+        Some(context) if extensions.get::<Ticket>().is_none() => Ok(context.clone()),
+        _ => headers.context(),
+    }
 }
 
 impl<T> Carrier for http::Request<T> {
@@ -274,7 +284,27 @@ mod tests {
         assert_eq!(read.traceparent, Some(HeaderValue::from_static(TRACE)));
         read.count(1);
         assert_eq!((read.branches(), context.branches()), (1, 0), "another process");
-        assert_eq!(request.context().unwrap().gtrid(), context.gtrid());
+    }
+
+    /// As if it had come over a wire: the reply tells the branch, and is counted.
+    #[tokio::test]
+    async fn a_request_that_a_handler_of_this_process_gets_is_counted_by_its_reply() {
+        let context = context();
+        let worked = context.call((), async |mut request| {
+            let enlisted_for = request.context().unwrap();
+            assert_eq!(enlisted_for.gtrid(), context.gtrid());
+            enlisted_for.count(1);
+            assert_eq!(context.branches(), 0);
+            // Behind a server layer it is the layer's context.
+            enlisted_for.arrive(request.extensions_mut());
+            request.context().unwrap().count(1);
+            assert_eq!(enlisted_for.branches(), 2);
+            let mut reply = Response::new(());
+            reply.metadata_mut().insert(crate::HEADER_BRANCHES, "2".parse().unwrap());
+            Ok(reply)
+        });
+        worked.await.unwrap();
+        assert_eq!(context.branches_complete(), Some(2));
     }
 
     #[test]

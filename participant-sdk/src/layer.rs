@@ -161,7 +161,7 @@ where
                 return ready(Ok(refused(request.headers(), error.into()))).boxed();
             }
         };
-        request.extensions_mut().insert(context.clone());
+        context.arrive(request.extensions_mut());
         let call = context.sync_scope(|| self.inner.call(request));
         let counted = context.clone();
         let answered = async move {
