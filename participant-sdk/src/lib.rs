@@ -1,14 +1,14 @@
 //! Participants and clients of the Unanimous transaction coordinator.
 //!
 //! ```text
-//!  application: Client::begin -> Transaction -- request() --> work call with `unanimous-transaction`
-//!               Client::run   -> Handle      -- any call through a ClientLayer --+
-//!                                    |                                           |
-//!                                 commit()               service: ServerLayer -> Context
-//!                                    |                                           |
-//!                                    |                            Attached::enlist -> Branch::end
-//!                                    |                                           |
-//!                              the coordinator <-- one session -- the runner --> Resource
+//!  application: Client::begin -> Transaction -- request() --> work call, `unanimous-transaction`
+//!               Client::run   -> Handle -- calls through a ClientLayer --+
+//!                                  |                                     |
+//!                               commit()            service: ServerLayer -> Context
+//!                                  |                                     |
+//!                                  |                  Attached::enlist -> Branch::end
+//!                                  |                                     |
+//!                            the coordinator <-- one session -- the runner --> Resource
 //! ```
 //! An application:
 //! ```no_run

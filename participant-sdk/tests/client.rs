@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{Asked, ClientSession, Coordinator, Reply, gtrid, soon};
 use tokio::task::JoinHandle;
-use tonic::Response;
+use tonic::{Response, Status};
 use unanimous_proto::v1;
 use unanimous_sdk::{
     BeginError, Client, CommitError, Committed, Completion, Context, HEADER_BRANCHES,
@@ -89,7 +89,7 @@ async fn branches_are_only_claimed_when_every_reply_was_counted() {
     assert_eq!(tx.branches(), Some(2));
     tx.call((), |_| async { Ok(work_reply(None)) }).await.unwrap();
     assert_eq!(tx.branches(), Some(2), "a reply without the header has none");
-    let failed = tx.call((), |_| async { Err::<Response<()>, _>(tonic::Status::internal("")) });
+    let failed = tx.call((), |_| async { Err::<Response<()>, _>(Status::internal("")) });
     assert!(failed.await.is_err());
     assert_eq!(tx.branches(), Some(2), "one that failed has brought none");
     let _unanswered = tx.request(());
@@ -375,6 +375,47 @@ async fn a_guard_that_is_dropped_completes_with_what_is_known() {
     commit(&mut session).await;
     committed.abort();
     assert_eq!(soon("the end", completion).await, Ok(Completion::Unknown));
+}
+
+/// One id finds every line, and no name can make up a line of its own.
+#[tokio::test]
+async fn what_the_work_and_the_commit_log_has_the_transactions_span() {
+    let (_coordinator, client, mut session) = open().await;
+    let log = Log::default();
+    let written = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || written.clone())
+        .finish();
+    let _quiet = tracing::subscriber::set_default(subscriber);
+    let ran = tokio::spawn(client.run("a\nb", async |_| {
+        tracing::info!("at work");
+        Ok::<_, Status>(())
+    }));
+    session.begun(1).await;
+    let (call, _) = commit(&mut session).await;
+    session.ended(call, v1::Outcome::Committed).await;
+    assert!(soon("an end", ran).await.unwrap().is_ok());
+    let span = format!("transaction{{gtrid={} name=\"a\\nb\"}}", gtrid(1));
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for event in ["at work", "committed"] {
+        let line = log.lines().find(|line| line.contains(event)).unwrap();
+        assert!(line.contains(&span), "{line}");
+    }
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// `run` is spawned: its future is `Send`.

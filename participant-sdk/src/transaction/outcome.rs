@@ -294,12 +294,8 @@ mod tests {
     fn errors_are_sentences_and_foreign_words_cannot_command_a_terminal() {
         let id = gtrid().short();
         let voted = rolled_back(RollbackReason::Voted, "bank-b", "Müller's has \"3\"\n\u{1b}[2J");
-        assert_eq!(
-            voted.to_string(),
-            format!(
-                "transaction {id} was rolled back: bank-b voted no: Müller's has \"3\"\\n\\u{{1b}}[2J"
-            )
-        );
+        let voted_words = "bank-b voted no: Müller's has \"3\"\\n\\u{1b}[2J";
+        assert_eq!(voted.to_string(), format!("transaction {id} was rolled back: {voted_words}"));
         let late = rolled_back(RollbackReason::TimedOut, "", "");
         let late_words = "was rolled back: it was not decided in its time";
         assert_eq!(late.to_string(), format!("transaction {id} {late_words}"));
