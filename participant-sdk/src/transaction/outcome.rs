@@ -97,7 +97,10 @@ impl fmt::Display for RollbackReason {
             Self::Requested => "its rollback was asked for",
             Self::TimedOut => "it was not decided in its time",
             Self::Voted => "a participant voted no",
-            Self::BranchCount => "other branches were enlisted than the replies of its calls told",
+            Self::BranchCount => {
+                "the replies of its calls told another number of branches than were enlisted (a \
+                 reply was lost, or a service does not tell its branches)"
+            }
             Self::Presumed => "the coordinator stopped before a decision",
             Self::LeaseLost => "its client was lost",
             Self::LogFull => "the coordinator has no space to record a decision",
