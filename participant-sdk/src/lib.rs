@@ -97,7 +97,7 @@ pub use participant::{
     Attached, Branch, JoinError, NotConnected, Participant, ParticipantBuilder, ParticipantState,
     StartError,
 };
-pub use resource::{Prepared, Resource, Retry};
+pub use resource::{Prepared, Resource, Retry, Unfit};
 pub use transaction::{
     CommitError, Committed, Completion, Handle, Rollback, RollbackReason, RunError, Transaction,
 };

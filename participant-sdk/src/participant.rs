@@ -4,6 +4,7 @@
 mod attached;
 mod builder;
 mod join_error;
+mod probe;
 
 pub(crate) use attached::branch_span;
 pub use attached::{Attached, Branch};

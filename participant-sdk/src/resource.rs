@@ -34,6 +34,18 @@ impl<E: std::error::Error> From<E> for Retry {
     }
 }
 
+/// Why a resource cannot do its work as it is set up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}\n  why:  {why}\n  next: {next}")]
+pub struct Unfit {
+    /// What is wrong.
+    pub what: String,
+    /// What that would lead to.
+    pub why: String,
+    /// What to do about it.
+    pub next: String,
+}
+
 /// A branch that a resource holds prepared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prepared {
@@ -52,6 +64,16 @@ pub trait Resource: Send + Sync + 'static {
     /// What it is, for people: "embedded", "postgresql"; at most 32 bytes.
     fn kind(&self) -> &'static str {
         "custom"
+    }
+
+    /// Asked once, before the participant starts: whether the resource can do its work as it is set
+    /// up, as far as nothing else would show it in time (a database that has prepared transactions
+    /// switched off). Not for what passes: with branches in doubt it must come up all the same.
+    ///
+    /// # Errors
+    /// [`Unfit`]: the participant does not start.
+    fn check(&self) -> impl Future<Output = Result<(), Unfit>> + Send {
+        async { Ok(()) }
     }
 
     /// A branch has been enlisted, its work begins: a note in memory. A resource that takes the
@@ -168,6 +190,7 @@ pub(crate) type Answering = BoxFuture<'static, Result<Returned, Retry>>;
 /// A resource whose type is forgotten, so that one participant can have several.
 pub(crate) trait AnyResource: Send + Sync {
     fn kind(&self) -> &'static str;
+    fn check(self: Arc<Self>) -> BoxFuture<'static, Result<(), Unfit>>;
     fn joined(&self, branch: &BranchId);
     fn call(self: Arc<Self>, branch: BranchId, call: Call) -> Answering;
     /// [`Call::CommitOnePhase`] for a branch that nobody here works on.
@@ -181,6 +204,10 @@ pub(crate) trait AnyResource: Send + Sync {
 impl<R: Resource> AnyResource for R {
     fn kind(&self) -> &'static str {
         Resource::kind(self)
+    }
+
+    fn check(self: Arc<Self>) -> BoxFuture<'static, Result<(), Unfit>> {
+        Box::pin(async move { Resource::check(&*self).await })
     }
 
     fn joined(&self, branch: &BranchId) {

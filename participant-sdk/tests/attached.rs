@@ -6,7 +6,10 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use support::{Coordinator, ParticipantSession, Said, Tell, gtrid, reference, soon};
+use support::{
+    Coordinator, HAZARD, ParticipantSession, Said, Tell, gtrid, is_nobodys, no_such_branch,
+    reference, soon,
+};
 use tokio::sync::mpsc;
 use unanimous_proto::v1;
 use unanimous_sdk::{
@@ -22,8 +25,7 @@ struct Willing {
 
 impl Willing {
     fn called(&self, call: &'static str, branch: &BranchId) {
-        // What is asked at the start is about no coordinator's branch.
-        if branch.gtrid.owner().log == support::LOG {
+        if !is_nobodys(branch) {
             self.called.send((call, *branch)).unwrap();
         }
     }
@@ -31,11 +33,17 @@ impl Willing {
 
 impl Resource for Willing {
     async fn prepare(&self, branch: &BranchId) -> Result<Vote, Retry> {
+        if is_nobodys(branch) {
+            return Ok(no_such_branch());
+        }
         self.called("prepare", branch);
         Ok(Vote::Commit { evidence: None })
     }
 
     async fn commit(&self, branch: &BranchId, _: Option<&Evidence>) -> Result<Done, Retry> {
+        if is_nobodys(branch) {
+            return Ok(HAZARD);
+        }
         self.called("commit", branch);
         Ok(Done::Done)
     }

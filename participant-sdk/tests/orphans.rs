@@ -6,7 +6,10 @@ mod support;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::{Coordinator, OWNER, ParticipantSession, Said, Tell, gtrid, id, reference, soon};
+use support::{
+    Coordinator, HAZARD, OWNER, ParticipantSession, Said, Tell, gtrid, id, is_nobodys,
+    no_such_branch, reference, soon,
+};
 use tokio::sync::{mpsc, oneshot};
 use unanimous_core::{Bqual, ParticipantName, ResourceId, id::resource_manager};
 use unanimous_proto::v1;
@@ -45,11 +48,17 @@ impl Vault {
 
 impl Resource for Vault {
     async fn prepare(&self, branch: &BranchId) -> Result<Vote, Retry> {
+        if is_nobodys(branch) {
+            return Ok(no_such_branch());
+        }
         self.put(*branch);
         Ok(Vote::Commit { evidence: None })
     }
 
     async fn commit(&self, branch: &BranchId, _: Option<&Evidence>) -> Result<Done, Retry> {
+        if is_nobodys(branch) {
+            return Ok(HAZARD);
+        }
         Ok(self.remove(branch))
     }
 

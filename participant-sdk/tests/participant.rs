@@ -5,7 +5,10 @@ mod support;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
-use support::{Coordinator, ParticipantSession, Tell, gtrid, id, reference, soon};
+use support::{
+    Coordinator, HAZARD, ParticipantSession, Tell, gtrid, id, is_nobodys, no_such_branch,
+    reference, soon,
+};
 use tokio::sync::{mpsc, oneshot};
 use tonic::metadata::MetadataMap;
 use unanimous_proto::v1;
@@ -44,7 +47,9 @@ impl Scripted {
     }
 
     fn called(&self, call: &'static str, branch: &BranchId) {
-        self.called.send((call, *branch)).unwrap();
+        if !is_nobodys(branch) {
+            self.called.send((call, *branch)).unwrap();
+        }
     }
 }
 
@@ -54,6 +59,9 @@ fn evidence() -> Option<Evidence> {
 
 impl Resource for Scripted {
     async fn prepare(&self, branch: &BranchId) -> Result<Vote, Retry> {
+        if is_nobodys(branch) {
+            return Ok(no_such_branch());
+        }
         self.called("prepare", branch);
         let script = self.prepares.lock().unwrap().pop_front();
         match script {
@@ -65,6 +73,9 @@ impl Resource for Scripted {
     }
 
     async fn commit(&self, branch: &BranchId, _: Option<&Evidence>) -> Result<Done, Retry> {
+        if is_nobodys(branch) {
+            return Ok(HAZARD);
+        }
         self.called("commit", branch);
         Ok(Done::Done)
     }

@@ -3,7 +3,9 @@
 
 mod support;
 
-use support::{Coordinator, ParticipantSession, Tell, gtrid, soon};
+use support::{
+    Coordinator, HAZARD, ParticipantSession, Tell, gtrid, is_nobodys, no_such_branch, soon,
+};
 use tokio::sync::mpsc;
 use unanimous_proto::v1;
 use unanimous_sdk::{
@@ -15,16 +17,24 @@ use unanimous_sdk::{
 struct Undoing(mpsc::UnboundedSender<BranchId>);
 
 impl Resource for Undoing {
-    async fn prepare(&self, _: &BranchId) -> Result<Vote, Retry> {
+    async fn prepare(&self, branch: &BranchId) -> Result<Vote, Retry> {
+        if is_nobodys(branch) {
+            return Ok(no_such_branch());
+        }
         Ok(Vote::ReadOnly)
     }
 
-    async fn commit(&self, _: &BranchId, _: Option<&Evidence>) -> Result<Done, Retry> {
+    async fn commit(&self, branch: &BranchId, _: Option<&Evidence>) -> Result<Done, Retry> {
+        if is_nobodys(branch) {
+            return Ok(HAZARD);
+        }
         Ok(Done::Done)
     }
 
     async fn rollback(&self, branch: &BranchId) -> Result<Done, Retry> {
-        self.0.send(*branch).unwrap();
+        if !is_nobodys(branch) {
+            self.0.send(*branch).unwrap();
+        }
         Ok(Done::Done)
     }
 

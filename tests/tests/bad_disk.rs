@@ -59,7 +59,7 @@ impl World {
         let asked = Arc::<AtomicU64>::default();
         let mut members = Vec::new();
         for name in ["one", "two"] {
-            let resource = Agreeable { asked: Arc::clone(&asked), ..Agreeable::default() };
+            let resource = Agreeable::counting(Arc::clone(&asked));
             members.push(Member::start(&coordinator.url(), name, resource).await.unwrap());
         }
         Self { home, control, coordinator, members, asked }

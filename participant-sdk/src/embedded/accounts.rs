@@ -6,7 +6,7 @@ use super::record::{Mark, Piece, Record};
 use super::state::{State, Work};
 use super::work::WorkError;
 use crate::crash::crash_point;
-use crate::resource::{Prepared, Resource, Retry};
+use crate::resource::{Prepared, Resource, Retry, Unfit};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -511,6 +511,26 @@ impl Live {
 impl Resource for Accounts {
     fn kind(&self) -> &'static str {
         "embedded"
+    }
+
+    async fn check(&self) -> Result<(), Unfit> {
+        let stats = locked(&self.live).writer.as_ref().map(Writer::stats);
+        let Some(stats) = stats else {
+            return Err(Unfit {
+                what: "the store of these accounts is closed".to_owned(),
+                why: "no branch could be prepared or finished".to_owned(),
+                next: "open the store again, and close it after the participant has stopped"
+                    .to_owned(),
+            });
+        };
+        if stats.space_low {
+            // It comes up: there may be branches to finish, for which room is kept.
+            tracing::warn!(
+                free_bytes = stats.free_bytes,
+                "the disk of the accounts is nearly full: new work is voted down"
+            );
+        }
+        Ok(())
     }
 
     fn joined(&self, branch: &BranchId) {

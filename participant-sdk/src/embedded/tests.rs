@@ -1,5 +1,6 @@
 use super::{Accounts, AccountsError, Opening, WorkError, adjust, inspect};
 use crate::resource::{Resource, Retry};
+use crate::{Participant, StartError};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use unanimous_core::coordinator::EndedMark;
@@ -323,6 +324,26 @@ async fn a_closed_store_says_later_and_never_an_outcome() {
     let closed = Retry::because("the store is closed");
     assert_eq!(bank.accounts.prepare(&branch(1)).await, Err(closed.clone()));
     assert_eq!(bank.accounts.commit_one_phase(&branch(1)).await, Err(closed));
+}
+
+/// What every resource is asked at the start.
+#[tokio::test]
+async fn accounts_pass_the_checks_of_a_start_without_a_write() {
+    let mut bank = Bank::new();
+    bank.prepared(&branch(1), 1, 1).await;
+    let before = unanimous_recovery::read_records(&bank.copy()).unwrap().len();
+    let mut builder = Participant::builder("bank").coordinator("http://127.0.0.1:1");
+    builder.attach("bank/accounts", bank.accounts.clone());
+    let participant = builder.start().await.unwrap();
+    participant.stop().await;
+    assert_eq!(unanimous_recovery::read_records(&bank.copy()).unwrap().len(), before);
+    assert_eq!(bank.accounts.in_doubt(), vec![branch(1)]);
+
+    bank.accounts.close().unwrap();
+    let mut builder = Participant::builder("bank").coordinator("http://127.0.0.1:1");
+    builder.attach("bank/accounts", bank.accounts.clone());
+    let closed = builder.start().await.unwrap_err();
+    assert!(matches!(closed, StartError::Unfit { .. }), "{closed}");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Setting a participant up.
 
-use super::{Attached, Line, Participant, ParticipantState, Standing};
+use super::{Attached, Line, Participant, ParticipantState, Standing, probe};
 use crate::endpoint::{BadAddress, endpoint};
-use crate::resource::{AnyResource, Resource};
+use crate::resource::{AnyResource, Resource, Unfit};
 use crate::runner::{Command, Registered, Runner, Setup};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,6 +45,34 @@ pub enum StartError {
         resource: ResourceId,
         /// Its words.
         why: String,
+    },
+    /// A resource said that it cannot do its work as it is set up.
+    #[error("resource {resource} is not fit: {unfit}")]
+    Unfit {
+        /// Which.
+        resource: ResourceId,
+        /// Its words.
+        unfit: Unfit,
+    },
+    /// A resource was asked about a branch that nobody has, and answered what it may not.
+    #[error("resource {resource}: {what}\n  why:  {why}\n  next: {next}")]
+    Contract {
+        /// Which.
+        resource: ResourceId,
+        /// What it did.
+        what: String,
+        /// What that would lead to.
+        why: &'static str,
+        /// What to do about it.
+        next: &'static str,
+    },
+    /// A resource did not answer within 30 s.
+    #[error("resource {resource} does not answer {call}")]
+    Silent {
+        /// Which.
+        resource: ResourceId,
+        /// What it was asked.
+        call: &'static str,
     },
 }
 
@@ -134,8 +162,11 @@ impl ParticipantBuilder {
         self
     }
 
-    /// Asks the resources for their prepared branches, then starts the task that keeps the session.
-    /// Does not wait for the coordinator.
+    /// Checks every resource, then starts the task that keeps the session. Does not wait for the
+    /// coordinator: see [`Participant::connected`].
+    ///
+    /// A resource is asked whether it is fit ([`Resource::check`]), about a branch that nobody has,
+    /// which shows whether it would vote for lost work, and for its prepared branches.
     ///
     /// # Errors
     /// See [`StartError`]. Nothing runs then.
@@ -163,12 +194,7 @@ impl ParticipantBuilder {
         }
         let mut recovered = Vec::new();
         for registered in &resources {
-            let listed = Arc::clone(&registered.resource).recover().await;
-            let listed = listed.map_err(|retry| StartError::Recover {
-                resource: registered.id.clone(),
-                why: retry.why,
-            })?;
-            recovered.extend(listed);
+            recovered.extend(probe::examine(registered).await?);
         }
         crate::crash::crash_point("participant.recover.listed");
         let (left, lefts) = mpsc::unbounded_channel();

@@ -174,14 +174,7 @@ impl Runner {
             lost: false,
             standing: setup.standing,
         };
-        let (ours, others): (Vec<_>, Vec<_>) = recovered
-            .into_iter()
-            .partition(|prepared| runner.registered(&prepared.branch).is_some());
-        for Prepared { branch, .. } in others {
-            tracing::warn!(gtrid = %branch.gtrid, bqual = %branch.bqual,
-                "a prepared branch belongs to no resource of this participant: left alone");
-        }
-        runner.recover(ours);
+        runner.recover(recovered);
         runner
     }
 

@@ -18,8 +18,8 @@ use tonic::{Request, Response, Status};
 use unanimous_proto::v1;
 use unanimous_sdk::layer::Outbound;
 use unanimous_sdk::{
-    Attached, BranchId, Carrier, ClientLayer, Context, Done, Evidence, Gtrid, HEADER_BRANCHES,
-    InProcess, Participant, Prepared, Resource, Retry, ServerLayer, Vote,
+    Attached, BranchId, BranchResult, Carrier, ClientLayer, Context, Done, Evidence, Gtrid,
+    HEADER_BRANCHES, InProcess, Participant, Prepared, Resource, Retry, ServerLayer, Vote,
 };
 use v1::transaction_service_client::TransactionServiceClient;
 use v1::transaction_service_server::{TransactionService, TransactionServiceServer};
@@ -36,6 +36,7 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     pub committed: Arc<Mutex<BTreeSet<BranchId>>>,
+    joined: Arc<Mutex<BTreeSet<BranchId>>>,
     /// While it is set, no branch finishes.
     pub slow: Arc<AtomicBool>,
     /// A branch was told to commit.
@@ -49,11 +50,20 @@ impl Memory {
 }
 
 impl Resource for Memory {
-    async fn prepare(&self, _: &BranchId) -> Result<Vote, Retry> {
-        Ok(Vote::Commit { evidence: None })
+    fn joined(&self, branch: &BranchId) {
+        self.joined.lock().unwrap().insert(*branch);
+    }
+
+    async fn prepare(&self, branch: &BranchId) -> Result<Vote, Retry> {
+        let joined = self.joined.lock().unwrap().contains(branch);
+        let reason = "no such branch".to_owned();
+        Ok(if joined { Vote::Commit { evidence: None } } else { Vote::Rollback { reason } })
     }
 
     async fn commit(&self, branch: &BranchId, _: Option<&Evidence>) -> Result<Done, Retry> {
+        if !self.joined.lock().unwrap().contains(branch) {
+            return Ok(Done::Heuristic(BranchResult::Hazard));
+        }
         self.told.notify_one();
         if self.slow.load(Ordering::Relaxed) {
             return Err(Retry { why: "slow".to_owned() });

@@ -10,6 +10,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 use unanimous_core::{Bqual, BranchId, Gtrid, LogId, Owner};
 use unanimous_proto::v1;
+use unanimous_sdk::{BranchResult, Done, Vote};
 use v1::client_service_server::{ClientService, ClientServiceServer};
 use v1::participant_service_server::{ParticipantService, ParticipantServiceServer};
 pub use v1::participate_request::Body as Said;
@@ -31,6 +32,18 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 pub fn gtrid(sequence: u64) -> Gtrid {
     Gtrid::new(OWNER, sequence, 0)
 }
+
+/// What a resource of these tests does about a branch that it is asked about at the start, and that
+/// no coordinator has.
+pub fn is_nobodys(branch: &BranchId) -> bool {
+    branch.gtrid.owner().log != LOG
+}
+
+pub fn no_such_branch() -> Vote {
+    Vote::Rollback { reason: "no such branch".to_owned() }
+}
+
+pub const HAZARD: Done = Done::Heuristic(BranchResult::Hazard);
 
 pub fn reference(branch: &BranchId) -> Option<v1::BranchRef> {
     let (gtrid, bqual) = (branch.gtrid.as_bytes().to_vec(), branch.bqual.as_bytes().to_vec());

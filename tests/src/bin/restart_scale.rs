@@ -79,7 +79,7 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     for name in AWAY {
         let prepared: anyhow::Result<_> =
             unfinished.iter().map(|gtrid| prepared(*gtrid, name)).collect();
-        let resource = Agreeable { prepared: prepared?, ..Agreeable::default() };
+        let resource = Agreeable::holding(prepared?);
         members.push(Member::start(&coordinator.url(), name, resource).await?);
     }
     while coordinator.status().await?.recovered_finished_total < count {

@@ -2,35 +2,72 @@
 //! the coordinator as there can be.
 
 use super::latency::Window;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
+use unanimous_core::LogId;
 use unanimous_sdk::{
-    Attached, BranchId, Client, CommitError, Done, Evidence, JoinError, Participant, Prepared,
-    Resource, Retry, Transaction, Vote,
+    Attached, BranchId, BranchResult, Client, CommitError, Done, Evidence, JoinError, Participant,
+    Prepared, Resource, Retry, Transaction, Vote,
 };
 
 /// After a failure a client waits this long.
 const PAUSE: Duration = Duration::from_millis(20);
 
+const HAZARD: Done = Done::Heuristic(BranchResult::Hazard);
+
 /// Votes yes and remembers nothing: what is tried is the coordinator.
 #[derive(Debug, Default)]
 pub struct Agreeable {
-    /// What it says it holds prepared at the start.
-    pub prepared: Vec<Prepared>,
+    /// What it says it holds.
+    prepared: Vec<Prepared>,
     /// Questions for a vote.
-    pub asked: Arc<AtomicU64>,
+    asked: Arc<AtomicU64>,
+    /// Whose branches it has worked on.
+    logs: Mutex<BTreeSet<LogId>>,
+}
+
+impl Agreeable {
+    /// One that says it holds these prepared.
+    #[must_use]
+    pub fn holding(prepared: Vec<Prepared>) -> Self {
+        let logs = prepared.iter().map(|prepared| prepared.branch.gtrid.owner().log).collect();
+        Self { prepared, asked: Arc::default(), logs: Mutex::new(logs) }
+    }
+
+    /// One that counts there how often it is asked for a vote.
+    #[must_use]
+    pub fn counting(asked: Arc<AtomicU64>) -> Self {
+        Self { asked, ..Self::default() }
+    }
+
+    fn logs(&self) -> MutexGuard<'_, BTreeSet<LogId>> {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Not what it is asked about at the start.
+    fn knows(&self, branch: &BranchId) -> bool {
+        self.logs().contains(&branch.gtrid.owner().log)
+    }
 }
 
 impl Resource for Agreeable {
-    async fn prepare(&self, _: &BranchId) -> Result<Vote, Retry> {
+    fn joined(&self, branch: &BranchId) {
+        self.logs().insert(branch.gtrid.owner().log);
+    }
+
+    async fn prepare(&self, branch: &BranchId) -> Result<Vote, Retry> {
+        if !self.knows(branch) {
+            return Ok(Vote::Rollback { reason: "no such branch".to_owned() });
+        }
         self.asked.fetch_add(1, Ordering::Relaxed);
         Ok(Vote::Commit { evidence: None })
     }
 
-    async fn commit(&self, _: &BranchId, _: Option<&Evidence>) -> Result<Done, Retry> {
-        Ok(Done::Done)
+    async fn commit(&self, branch: &BranchId, _: Option<&Evidence>) -> Result<Done, Retry> {
+        Ok(if self.knows(branch) { Done::Done } else { HAZARD })
     }
 
     async fn rollback(&self, _: &BranchId) -> Result<Done, Retry> {
