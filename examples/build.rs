@@ -1,8 +1,10 @@
-//! Compiles the example's .proto file with protox: no `protoc` is needed.
+//! Compiles the examples' .proto files with protox: no `protoc` is needed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo::rerun-if-changed=transfer/bank.proto");
-    let descriptors = protox::compile(["bank.proto"], ["transfer"])?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    for (file, folder) in [("bank.proto", "transfer"), ("theatre.proto", "seats")] {
+        println!("cargo::rerun-if-changed={folder}/{file}");
+        let descriptors = protox::compile([file], [folder])?;
+        tonic_prost_build::configure().compile_fds(descriptors)?;
+    }
     Ok(())
 }

@@ -280,6 +280,15 @@ impl fmt::Display for BranchId {
     }
 }
 
+impl FromStr for BranchId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let (gtrid, bqual) = text.split_once('.').ok_or(IdError::Hex { what: "the branch" })?;
+        Ok(Self { gtrid: gtrid.parse()?, bqual: bqual.parse()? })
+    }
+}
+
 /// One start of a participant's or client's process: 16 random bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct InstanceId(pub [u8; 16]);
@@ -455,6 +464,9 @@ mod tests {
         assert_eq!(bqual.to_string(), "000000070000000800000001000200000003010203040000");
         assert_eq!(bqual.to_string().parse(), Ok(bqual));
         assert_eq!((bqual.resource_manager(), bqual.owner()), (7, OWNER));
+        let branch = BranchId { gtrid: Gtrid::new(OWNER, 5, KIND_TRANSACTION), bqual };
+        assert_eq!(branch.to_string().parse(), Ok(branch));
+        assert!("".parse::<BranchId>().is_err() && bqual.to_string().parse::<BranchId>().is_err());
     }
 
     #[test]
