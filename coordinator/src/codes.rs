@@ -180,6 +180,8 @@ pub(crate) fn code(word: &str) -> Option<Code> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::cli::Cli;
+    use clap::CommandFactory;
     use std::collections::BTreeSet;
     use unanimous_proto::v1;
 
@@ -222,6 +224,34 @@ mod tests {
         let words: BTreeSet<_> = outcomes.chain(reasons).collect();
         assert!(words.len() >= 15, "{words:?}");
         assert!(words.is_subset(&known()), "{:?}", words.difference(&known()));
+    }
+
+    /// No page tells of a command or an option that does not exist.
+    #[test]
+    fn every_command_of_a_page_exists() {
+        let root = {
+            let mut root = Cli::command();
+            root.build();
+            root
+        };
+        for one in all() {
+            let lines = one.page.lines().filter_map(|line| line.strip_prefix("    unanimous "));
+            for line in lines {
+                let mut command = &root;
+                let mut words = line.split(' ').peekable();
+                while let Some(inner) = words.peek().and_then(|word| command.find_subcommand(word))
+                {
+                    command = inner;
+                    words.next();
+                }
+                let runs = !command.has_subcommands() || command.get_name() == "dev";
+                assert!(runs || line == "help", "{}: {line}", one.word);
+                for option in words.filter_map(|word| word.strip_prefix("--")) {
+                    let known = command.get_arguments().any(|arg| arg.get_long() == Some(option));
+                    assert!(known, "{}: {line}: --{option}", one.word);
+                }
+            }
+        }
     }
 
     #[test]

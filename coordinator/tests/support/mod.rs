@@ -1,6 +1,8 @@
 //! The binary under test, run as people run it.
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub(crate) mod hand;
+
 use assert_cmd::cargo::cargo_bin;
 use serde_json::Value;
 use std::io::Read;
@@ -57,11 +59,40 @@ pub(crate) fn assert_fails(said: &Said, exit: i32, code: &str) {
     assert_eq!(said.code, Some(exit), "{said:?}");
     let at = said.stderr.find(&format!("error[{code}]: "));
     let at = at.unwrap_or_else(|| panic!("no error[{code}] in {said:?}"));
-    let lines: Vec<&str> = said.stderr[at..].lines().collect();
-    assert!(lines[0].len() > format!("error[{code}]: ").len(), "{said:?}");
-    assert!(lines[1].starts_with("  why:  ") && lines[1].len() > 8, "{said:?}");
-    let next = lines.iter().find(|line| line.starts_with("  next: ")).map(|line| line.len());
-    assert!(next.is_some_and(|length| length > 8), "{said:?}");
+    let mut lines = said.stderr[at..].lines().peekable();
+    assert!(lines.next().unwrap().len() > format!("error[{code}]: ").len(), "{said:?}");
+    for (head, more) in [("  why:  ", "        "), ("  next: ", "        or ")] {
+        let line = lines.next().unwrap_or_default();
+        assert!(line.starts_with(head) && line.len() > head.len(), "{head:?} in {said:?}");
+        while lines.next_if(|line| line.starts_with(more)).is_some() {}
+    }
+    assert_eq!(lines.next(), None, "more than an error: {said:?}");
+    assert!(said.stderr.ends_with(&format!("        or unanimous explain {code}\n")), "{said:?}");
+}
+
+/// Every command that the help shows, by the words after `unanimous`; groups of commands too.
+pub(crate) fn commands() -> Vec<Vec<String>> {
+    let mut commands = vec![Vec::new()];
+    let mut at = 0;
+    while let Some(command) = commands.get(at).cloned() {
+        let words: Vec<&str> = command.iter().map(String::as_str).chain(["-h"]).collect();
+        commands.extend(
+            inner(&run(&words).stdout).map(|name| {
+                command.iter().cloned().chain([name.to_owned()]).collect::<Vec<String>>()
+            }),
+        );
+        at += 1;
+    }
+    assert!(commands.len() > 20, "{commands:?}");
+    commands
+}
+
+/// The names below `Commands:` in a help.
+fn inner(help: &str) -> impl Iterator<Item = &str> {
+    let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let lines = lines.take_while(|line| !line.is_empty());
+    let named = lines.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    named.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help")
 }
 
 /// Asks again until there is an answer.

@@ -1,0 +1,143 @@
+//! An application and a participant that do by hand, on the wire, what a test wants, and nothing
+//! else.
+
+use super::Served;
+use futures_util::stream;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tonic::Streaming;
+use tonic::transport::Channel;
+use unanimous_core::id::resource_manager;
+use unanimous_core::{Bqual, Gtrid, LogId, Owner, ParticipantName, ResourceId};
+use unanimous_proto::v1;
+use v1::participant_service_client::ParticipantServiceClient;
+use v1::participate_request::Body as Tell;
+use v1::participate_response::Body as Told;
+use v1::transaction_service_client::TransactionServiceClient;
+
+/// Longer than any test.
+const TIMEOUT_MS: u64 = 600_000;
+
+pub(crate) struct Hand {
+    name: String,
+    owner: Owner,
+    to: mpsc::Sender<v1::ParticipateRequest>,
+    from: Streaming<v1::ParticipateResponse>,
+    transactions: TransactionServiceClient<Channel>,
+    runtime: Runtime,
+}
+
+impl Hand {
+    /// A participant of this name has a session.
+    pub(crate) fn connect(served: &Served, name: &str) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.unwrap();
+        let address = served.sessions.clone();
+        let (to, requests) = mpsc::channel(64);
+        let (from, transactions) = runtime.block_on(async {
+            let transactions = TransactionServiceClient::connect(address.clone()).await.unwrap();
+            let mut service = ParticipantServiceClient::connect(address).await.unwrap();
+            let requests =
+                stream::unfold(requests, async |mut from| Some((from.recv().await?, from)));
+            (service.participate(requests).await.unwrap().into_inner(), transactions)
+        });
+        let log = LogId { cluster: 0, slot: 0, incarnation: 0 };
+        let owner = Owner { log, epoch: 0 };
+        let mut hand = Self { name: name.to_owned(), owner, to, from, transactions, runtime };
+        hand.tell(Tell::Hello(v1::Hello {
+            protocol_version: 1,
+            participant: name.to_owned(),
+            instance: vec![7; 16],
+            sdk: "by hand \u{1b}[31m".to_owned(),
+            capabilities: vec![v1::Capability::Inquires.into()],
+            resources: vec![v1::Resource { resource_id: hand.resource(), kind: "test".to_owned() }],
+            ..v1::Hello::default()
+        }));
+        let Told::Welcome(welcome) = hand.hear() else { panic!("no welcome") };
+        let v1::Owner { cluster, slot, incarnation, epoch } = welcome.coordinator.unwrap();
+        let log = LogId { cluster, slot: slot.try_into().unwrap(), incarnation };
+        hand.owner = Owner { log, epoch };
+        hand
+    }
+
+    fn resource(&self) -> String {
+        format!("{}/data", self.name)
+    }
+
+    fn tell(&self, body: Tell) {
+        let request = v1::ParticipateRequest { body: Some(body) };
+        self.runtime.block_on(self.to.send(request)).unwrap();
+    }
+
+    fn hear(&mut self) -> Told {
+        loop {
+            let heard = self.runtime.block_on(self.from.message()).unwrap().unwrap();
+            if let Some(body) = heard.body {
+                return body;
+            }
+        }
+    }
+
+    /// A new transaction with so many branches.
+    pub(crate) fn begin(&mut self, name: &str, branches: u32) -> String {
+        let label = v1::Label { key: "order".to_owned(), value: "4711".to_owned() };
+        let request = v1::BeginRequest {
+            name: name.to_owned(),
+            timeout_ms: TIMEOUT_MS,
+            labels: vec![label],
+            ..v1::BeginRequest::default()
+        };
+        let begun = self.runtime.block_on(self.transactions.begin(request)).unwrap();
+        let gtrid = begun.into_inner().gtrid;
+        for number in 1..=branches {
+            let branch = Some(self.branch(&gtrid, number));
+            let resource_id = self.resource();
+            self.tell(Tell::Enlist(v1::Enlist { branch, resource_id, vote: None }));
+            let Told::Enlisted(enlisted) = self.hear() else { panic!("not enlisted") };
+            assert_eq!(enlisted.status(), v1::EnlistStatus::Enlisted, "{}", enlisted.detail);
+        }
+        gtrid
+    }
+
+    fn branch(&self, gtrid: &str, number: u32) -> v1::BranchRef {
+        let participant = ParticipantName::new(&self.name).unwrap();
+        let resource = ResourceId::new(&self.resource()).unwrap();
+        let manager = resource_manager(&participant, &resource);
+        let gtrid: Gtrid = gtrid.parse().unwrap();
+        let bqual = Bqual::new(manager, number, self.owner);
+        v1::BranchRef { gtrid: gtrid.as_bytes().to_vec(), bqual: bqual.as_bytes().to_vec() }
+    }
+
+    /// Asks for the commit, and does not wait for it.
+    pub(crate) fn commit(&mut self, gtrid: &str) {
+        let request = v1::CommitRequest { gtrid: gtrid.to_owned(), ..v1::CommitRequest::default() };
+        let mut transactions = self.transactions.clone();
+        self.runtime.spawn(async move { transactions.commit(request).await });
+    }
+
+    /// Waits for so many prepares, and votes commit.
+    pub(crate) fn vote_commit(&mut self, branches: u32) {
+        for _ in 0..branches {
+            let Told::Prepare(prepare) = self.hear() else { panic!("no prepare") };
+            let vote = v1::Vote {
+                branch: prepare.branch,
+                ballot: v1::Ballot::Commit.into(),
+                ..v1::Vote::default()
+            };
+            self.tell(Tell::Vote(vote));
+        }
+    }
+
+    /// Waits for so many decisions to commit, and says so about each.
+    pub(crate) fn acknowledge(&mut self, branches: u32, done: v1::Done, detail: &str) {
+        for _ in 0..branches {
+            let Told::Decide(decide) = self.hear() else { panic!("no decision") };
+            self.tell(Tell::Acknowledged(v1::Acknowledged {
+                branch: decide.branch,
+                done: done.into(),
+                detail: detail.to_owned(),
+            }));
+        }
+    }
+}
