@@ -74,10 +74,11 @@ async fn introduce(session: &Session) {
     let (executable, options) = (session.executable.display(), ports.options());
     talk("Try in another terminal:");
     for (command, what) in [
-        (format!("status{options}"), "how it is"),
+        (format!("tx watch{options}"), "transactions as they come, change and go; q ends it"),
         (format!("dev chaos kill {}", BANKS[1]), "kill -9: it stays down, transfers roll back"),
-        (format!("tx list{options}"), "what is not finished"),
+        (format!("tx list{options}"), "what is not finished, and for whom it waits"),
         (format!("dev chaos start {}", BANKS[1]), "and it heals"),
+        (format!("status{options}"), "how it is, in one sentence and in numbers"),
         (format!("dev chaos kill {COORDINATOR}"), "nothing is lost"),
         (format!("dev chaos start {COORDINATOR}"), "and it goes on where it was"),
     ] {
