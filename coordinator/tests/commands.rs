@@ -3,8 +3,11 @@
 
 mod support;
 
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Stdio};
 use support::hand::Hand;
 use support::{Said, Served, assert_fails, eventually, run, unanimous};
@@ -113,6 +116,68 @@ fn watch_ends_with_8_when_the_time_is_over_and_leaves_out_what_does_not_match() 
     }
 }
 
+/// What a command draws on a terminal, until it ends.
+struct Drawn {
+    child: Child,
+    terminal: File,
+    bytes: Vec<u8>,
+}
+
+impl Drawn {
+    fn start(served: &Served, args: &[&str]) -> (Self, File) {
+        let pty = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&pty).unwrap();
+        unlockpt(&pty).unwrap();
+        rustix::io::ioctl_fionbio(&pty, true).unwrap();
+        let path = ptsname(&pty, Vec::new()).unwrap().into_string().unwrap();
+        let end = File::options().read(true).write(true).open(path).unwrap();
+        let to = ["--admin-address", &served.admin, "--address", &served.sessions];
+        let mut command = unanimous(&[args, &to].concat());
+        command.env("TERM", "xterm").stdin(end.try_clone().unwrap());
+        let child = command.stdout(end.try_clone().unwrap()).stderr(Stdio::piped()).spawn();
+        (Self { child: child.unwrap(), terminal: pty.into(), bytes: Vec::new() }, end)
+    }
+
+    /// Reads until these words are drawn, after what was read before.
+    fn until(&mut self, words: &str) {
+        self.bytes.clear();
+        let mut piece = [0; 4_096];
+        eventually(words, || {
+            // Nothing is there to be read at most times.
+            let length = self.terminal.read(&mut piece).unwrap_or_default();
+            self.bytes.extend(&piece[..length]);
+            String::from_utf8_lossy(&self.bytes).contains(words).then_some(())
+        });
+    }
+}
+
+#[test]
+fn on_a_terminal_watch_draws_a_list_and_gives_the_terminal_back() {
+    let served = served();
+    let mut hand = Hand::connect(&served, "bank-b");
+    let stops: [fn(&mut Drawn); 2] = [
+        |drawn| drawn.terminal.write_all(b"xq").unwrap(),
+        |drawn| support::signal(drawn.child.id(), rustix::process::Signal::INT),
+    ];
+    for stop in stops {
+        let (mut drawn, end) =
+            Drawn::start(&served, &["tx", "watch", "--interval", "50ms", "--filter", "tries=0"]);
+        drawn.until("no transaction is unfinished now");
+        let hidden = tcgetattr(&end).unwrap().local_modes;
+        assert!(!hidden.contains(LocalModes::ICANON) && hidden.contains(LocalModes::ISIG));
+        let gtrid = hand.begin("transfer", 0);
+        drawn.until(&gtrid[40..]);
+        hand.commit(&gtrid);
+        // It is shown a while after its end, and leaves then.
+        drawn.until("COMMITTED");
+        drawn.until("no transaction is unfinished now");
+        stop(&mut drawn);
+        drawn.until("\u{1b}[?25h");
+        assert_eq!(drawn.child.wait().unwrap().code(), Some(0));
+        assert!(tcgetattr(&end).unwrap().local_modes.contains(LocalModes::ICANON));
+    }
+}
+
 #[test]
 fn watch_tells_a_heuristic_end_by_its_exit_code() {
     let served = served();
@@ -148,12 +213,8 @@ fn retry_sends_again_and_says_to_how_many() {
         (&said["branches"], &said["transaction"]["gtrid"]),
         (&2.into(), &gtrid.as_str().into())
     );
-    let active = hand_begin(&mut hand);
+    let active = hand.begin("lunch", 0);
     assert_fails(&served.ask(&["tx", "retry", &active]), 5, "NOTHING_TO_RETRY");
-}
-
-fn hand_begin(hand: &mut Hand) -> String {
-    hand.begin("lunch", 0)
 }
 
 #[test]
