@@ -258,6 +258,7 @@ fn a_list_names_its_next_page_and_a_mistake_its_place() {
     let served = served();
     let mut hand = Hand::connect(&served, "bank-b");
     let ids: Vec<String> = (0..3).map(|_| hand.begin("lunch", 0)).collect();
+    hand.begin("dinner", 0);
     let filter = "name='lunch' and age<1h";
     let first = served.ask(&["tx", "list", "--filter", filter, "--limit", "2"]);
     let (shown, next) = first.stderr.trim_end().split_once("; next: ").unwrap();
