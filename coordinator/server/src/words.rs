@@ -42,12 +42,13 @@ fn next(state: State, gtrid: &str, silent: &[&str]) -> String {
             "Nothing: it waits for the disk. If it stays, look at the log's device.".to_owned()
         }
         State::Heuristic => format!(
-            "Compare the data of its branches by hand, see `unanimous tx describe {gtrid}`, and \
-             correct what differs."
+            "Compare the data of its branches by hand, see `unanimous tx describe {gtrid}` and \
+             `unanimous explain HEURISTIC`, and correct what differs."
         ),
         State::Preparing | State::OnePhase | State::Committing | State::RollingBack => {
             if silent.is_empty() {
-                return "Nothing: it is asked again until it answers.".to_owned();
+                let now = format!("at once with `unanimous tx retry {gtrid}`");
+                return format!("Nothing: it is asked again until it answers, {now}.");
             }
             let whom = join(silent.iter().copied());
             format!("Start {whom}, which is not connected: it ends by itself then.")
