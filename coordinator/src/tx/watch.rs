@@ -30,6 +30,7 @@ const ENDED_MAX: usize = 10;
 pub(super) async fn run(global: &Global, output: Output, args: &WatchArgs) -> Result<(), Failure> {
     let mut watch = Watch {
         admin: connect::admin(&global.admin_address).await?,
+        transactions: None,
         global,
         output,
         args,
@@ -91,6 +92,8 @@ enum Gone {
 
 struct Watch<'a> {
     admin: AdminServiceClient<Channel>,
+    /// Connected when the first outcome is asked for.
+    transactions: Option<TransactionServiceClient<Channel>>,
     global: &'a Global,
     output: Output,
     args: &'a WatchArgs,
@@ -135,7 +138,7 @@ impl Watch<'_> {
     }
 
     /// One that has ended before anybody watched is told if its outcome is remembered.
-    async fn never_seen(&self, id: &IdArg) -> Result<(), Failure> {
+    async fn never_seen(&mut self, id: &IdArg) -> Result<(), Failure> {
         let unknown = || {
             let what = format!("no unfinished transaction ends with {}", id.digits());
             let why = "it has ended, never begun, or is of another coordinator";
@@ -301,10 +304,12 @@ impl Watch<'_> {
     }
 
     /// `branches` were seen; it has had at least as many.
-    async fn outcome(&self, gtrid: &str, branches: usize) -> Result<v1::Result, Failure> {
+    async fn outcome(&mut self, gtrid: &str, branches: usize) -> Result<v1::Result, Failure> {
         let address = &self.global.address;
-        let mut transactions: TransactionServiceClient<Channel> =
-            connect::transactions(address).await?;
+        let transactions = match &mut self.transactions {
+            Some(transactions) => transactions,
+            none => none.insert(connect::transactions(address).await?),
+        };
         let expected_branches = u32::try_from(branches).ok().filter(|branches| *branches >= 2);
         let request = v1::GetOutcomeRequest { gtrid: gtrid.to_owned(), expected_branches };
         let asked = transactions.get_outcome(request).await.map_err(|status| {
