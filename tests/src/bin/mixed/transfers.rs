@@ -18,8 +18,7 @@ use unanimous_tests::real::wire::bank_service_client::BankServiceClient;
 
 /// Of the banks' 1,000: few enough that transfers meet.
 const ACCOUNTS: u32 = 200;
-/// Mostly little; sometimes so much that two such transfers from one account, which do not see each
-/// other, would overdraw it.
+/// Mostly little; sometimes so much that there may not be enough, and the bank votes rollback.
 const CENTS_MAX: i64 = 1_000;
 const CENTS_MAX_LARGE: i64 = 90_000;
 /// A transfer that has not ended by then is rolled back.
