@@ -4,13 +4,13 @@ use super::fleet::{Fleet, Victim};
 use anyhow::ensure;
 use rand::RngExt;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
-use unanimous_sdk::{Client, Gtrid, Resolution, Transaction};
+use unanimous_sdk::{Client, CommitError, Gtrid, Resolution, RollbackReason, Transaction};
 use unanimous_tests::real::Report;
 use unanimous_tests::real::memory::{Ended, ended};
 use unanimous_tests::real::wire::MoveRequest;
@@ -53,6 +53,8 @@ pub(crate) struct Transfers {
     /// The Rust bank first.
     banks: [BankServiceClient<Channel>; 2],
     ledger: Arc<Mutex<Ledger>>,
+    /// Rolled back because a bank would not.
+    voted_no: Arc<AtomicUsize>,
     stopped: Arc<AtomicBool>,
 }
 
@@ -67,7 +69,8 @@ impl Transfers {
             Ok(BankServiceClient::new(endpoint.connect_lazy()))
         };
         let banks = [bank(Victim::Rust)?, bank(Victim::Python)?];
-        Ok(Self { client, banks, ledger: Arc::default(), stopped: Arc::default() })
+        let (ledger, voted_no, stopped) = Default::default();
+        Ok(Self { client, banks, ledger, voted_no, stopped })
     }
 
     /// So many clients, one transfer after the other, until [`Transfers::stop`].
@@ -144,7 +147,13 @@ impl Transfers {
             let _ = transaction.rollback().await;
             return Ended::RolledBack(status.message().to_owned());
         }
-        ended(transaction.commit().await.map(drop))
+        let answer = transaction.commit().await;
+        if let Err(CommitError::RolledBack { rollback, .. }) = &answer
+            && rollback.reason == RollbackReason::Voted
+        {
+            self.voted_no.fetch_add(1, Ordering::Relaxed);
+        }
+        ended(answer.map(drop))
     }
 
     async fn work(&self, transaction: &Transaction, work: Move) -> Result<(), Status> {
@@ -194,16 +203,11 @@ impl Transfers {
         let committed = self.committed();
         let (unknown, heuristic) = (self.count(&Ended::Unknown), self.count(&Ended::Heuristic));
         let ledger = self.locked();
-        let rolled_back = |words: &str| {
-            let told = ledger.values().filter_map(|transfer| match &transfer.told {
-                Ended::RolledBack(why) => Some(why),
-                _ => None,
-            });
-            told.filter(|why| why.contains(words)).count()
-        };
+        let rolled_back =
+            ledger.values().filter(|transfer| matches!(transfer.told, Ended::RolledBack(_)));
         report.field("committed", committed);
-        report.field("rolled_back", rolled_back(""));
-        report.field("rolled_back_by_vote", rolled_back("Voted"));
+        report.field("rolled_back", rolled_back.count());
+        report.field("rolled_back_by_vote", self.voted_no.load(Ordering::Relaxed));
         report.field("unknown", unknown);
         report.field("heuristic", heuristic);
         report.must(heuristic == 0, || format!("{heuristic} heuristic outcomes"));
