@@ -17,7 +17,7 @@ fn lines_match(expected: &[String], found: &[String], at: usize, furthest: &mut 
     *furthest = (*furthest).max(at);
     match expected.get(at) {
         None => found.is_empty(),
-        Some(gap) if gap == "..." => {
+        Some(gap) if gap.trim() == "..." => {
             (0..=found.len()).any(|skip| lines_match(expected, &found[skip..], at + 1, furthest))
         }
         Some(line) => match found.split_first() {
@@ -86,6 +86,7 @@ mod tests {
             ("a\n...\nz", "a\nz", Ok(())),
             ("a\n...\nz", "a\nb\nz\nz", Ok(())),
             ("a\n...", "a\nb\nc", Ok(())),
+            ("a\n  ...", "a\nb\nc", Ok(())),
             ("...\nb\n...", "a\nb\nc", Ok(())),
             ("...\nx\n...", "a\nb\nc", Err(1)),
         ] {

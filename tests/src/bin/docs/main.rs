@@ -94,14 +94,13 @@ fn check(arguments: &Arguments) -> anyhow::Result<Tally> {
         run::page(&page, &world, arguments.quick, &mut tally)?;
         blocks::check(&page, &world, &mut tally)?;
         prose::check(&page, &world, &mut tally)?;
-        eprintln!(
-            "{path}: {} commands, {} failed, {:.1} s",
-            tally.commands - commands,
-            tally.failed - failed,
-            begun.elapsed().as_secs_f64()
-        );
+        let (commands, failed) = (tally.commands - commands, tally.failed - failed);
+        if commands + failed > 0 {
+            let elapsed = begun.elapsed().as_secs_f64();
+            eprintln!("{path}: {commands} commands, {failed} failed, {elapsed:.1} s");
+        }
     }
-    eprintln!("{} other blocks, links and commands in sentences", tally.others);
+    eprintln!("{} other blocks, links, paths and commands in sentences", tally.others);
     for line in &tally.not_run {
         eprintln!("not run: {line}");
     }

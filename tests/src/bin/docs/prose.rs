@@ -26,7 +26,9 @@ pub(crate) fn check(page: &Page, world: &World, tally: &mut Tally) -> anyhow::Re
                 tally.fail(&page.place(*line), &wrong);
             }
         }
-        for code in inline_code(text) {
+        // A line that is set off is a command to copy.
+        let set_off = text.strip_prefix("    ").into_iter();
+        for code in inline_code(text).chain(set_off) {
             let checked = if code.starts_with("unanimous ") {
                 check_command(world, code)?
             } else if FOLDERS.iter().any(|folder| code.starts_with(folder)) {
