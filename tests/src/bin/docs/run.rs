@@ -124,7 +124,9 @@ fn judge(step: &Step, lines: &[String], code: Option<i32>) -> Result<(), Wrong> 
         let line = step.line + step.command.lines().count() + at;
         return wrong(Some(line), format!("expected: {expected}\nfound:\n{found}"));
     }
-    let fails = step.expected.iter().any(|line| line.starts_with("error["));
+    // Ours, and those of the examples' `main`.
+    let error = |line: &String| line.starts_with("error[") || line.starts_with("Error: ");
+    let fails = step.expected.iter().any(error);
     match code {
         Some(code) if (code != 0) != fails => {
             let words = if fails { "an error" } else { "exit code 0" };

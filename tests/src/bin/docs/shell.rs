@@ -175,7 +175,12 @@ impl Shell {
         let file = self.home.path().join(format!("terminal-{}", self.terminals));
         File::create(&file)?;
         let shown = file.display();
-        writeln!(self.stdin, "{command} </dev/null >{shown} 2>&1 &")?;
+        // Several at once are a group; one alone gets its Ctrl-C itself, not a shell around it.
+        let command_line = match command.contains(" & ") {
+            true => format!("{{ {command}; }}"),
+            false => command.to_owned(),
+        };
+        writeln!(self.stdin, "{command_line} </dev/null >{shown} 2>&1 &")?;
         self.goes_on = Some(command.to_owned());
         Ok(file)
     }
