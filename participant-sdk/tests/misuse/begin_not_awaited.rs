@@ -1,0 +1,7 @@
+#![deny(unused_must_use)]
+
+fn pay(client: &unanimous_sdk::Client) {
+    client.begin("pay");
+}
+
+fn main() {}
