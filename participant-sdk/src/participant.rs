@@ -1,5 +1,29 @@
 //! A service that takes part in transactions: resources under a name, and branches joined for work
 //! calls.
+//!
+//! ```no_run
+//! use tonic::{Request, Response, Status};
+//! use unanimous_sdk::{Attached, Participant, Resource};
+//!
+//! struct Office<R>(Attached<R>);
+//!
+//! impl<R: Resource> Office<R> {
+//!     async fn book(&self, call: Request<u32>) -> Result<Response<()>, Status> {
+//!         let branch = self.0.enlist(&call).await?; // dropped before its end, it votes rollback
+//!         // The work, under branch.id(), with `?` wherever it may fail.
+//!         branch.end();
+//!         Ok(Response::new(()))
+//!     }
+//! }
+//!
+//! # async fn serve(seats: impl Resource) -> Result<(), unanimous_sdk::StartError> {
+//! let mut builder = Participant::builder("theatre").coordinator("http://127.0.0.1:7450");
+//! let office = Office(builder.attach("theatre/seats", seats));
+//! let participant = builder.start().await?; // its resources are examined first
+//! # drop((office, participant));
+//! # Ok(())
+//! # }
+//! ```
 
 mod attached;
 mod builder;

@@ -55,11 +55,39 @@ pub struct Prepared {
     pub evidence: Option<Evidence>,
 }
 
-/// A database or store whose branches can be prepared.
+/// A database or store whose branches can be prepared. `examples/seats` is one to start from.
 ///
-/// Calls for one branch are made one at a time, in any order that crashes and repeats can produce:
-/// every call may come for a branch that is finished, or that the resource has never seen. Calls
-/// for different branches run at the same time. A panic counts as [`Retry`].
+/// ```text
+///  joined --> work --> prepare --> Vote::Commit --> commit: Done::Done
+///                |        |             |
+///                |        |             +---------> rollback: Done::Done
+///                |        +--> Vote::ReadOnly, Vote::Rollback: it is over
+///                +--> commit_one_phase, if it is the only branch; rollback at any time before
+/// ```
+/// 1. *Durable first, then said.* What an answer says survives a power cut before it is given.
+/// 2. *Any call at any time, and again.* Calls for one branch are made one at a time, in any order
+///    that crashes and repeats can produce: each may come for a branch that is finished, or that
+///    was never here. Calls for different branches run at the same time.
+/// 3. *Nothing without proof.* Work that is not known is voted down; a branch that is not known to
+///    be committed is not said to be.
+/// 4. *[`Retry`] is no answer*, but "not now": the call comes again, with longer and longer pauses,
+///    for as long as it takes. No is [`Vote::Rollback`], in prepare and nowhere else. A panic
+///    counts as [`Retry`].
+/// 5. *Locks last as long as the branch.* One that voted commit keeps them until it is told the
+///    outcome; whatever ends a branch frees them.
+///
+/// What a call may meet, and what it answers:
+///
+/// | the branch is | prepare | commit | rollback |
+/// | --- | --- | --- | --- |
+/// | worked on | prepare it, vote | it does not come | undo, [`Done::Done`] |
+/// | prepared | the same vote | commit, [`Done::Done`] | undo durably, [`Done::Done`] |
+/// | committed by order | [`Vote::Rollback`] | [`Done::Done`] | see [`Resource::rollback`] |
+/// | ended by somebody else | [`Vote::Rollback`] | `Done::Heuristic`, how | `Done::Heuristic`, how |
+/// | undone, or never here | [`Vote::Rollback`] | proof, or a hazard | [`Done::Done`] |
+///
+/// The last row is tried at every start, with a branch that nobody has:
+/// [`crate::ParticipantBuilder::start`].
 pub trait Resource: Send + Sync + 'static {
     /// What it is, for people: "embedded", "postgresql"; at most 32 bytes.
     fn kind(&self) -> &'static str {
@@ -78,7 +106,7 @@ pub trait Resource: Send + Sync + 'static {
 
     /// A branch has been enlisted, its work begins: a note in memory. A resource that takes the
     /// note can let a branch without any work vote read-only, and refuse work that comes after the
-    /// branch was undone.
+    /// branch was undone. Must not wait: it is called in the participant's own task.
     fn joined(&self, branch: &BranchId) {
         let _ = branch;
     }
@@ -142,6 +170,12 @@ pub trait Resource: Send + Sync + 'static {
     /// Undoes the branch durably, prepared or not, and frees its locks. Unknown branch:
     /// [`Done::Done`].
     ///
+    /// A branch that was committed by order: [`Done::Done`], if several processes share the
+    /// resource. One of them may have been told to commit while another still has the branch in
+    /// memory, and undoes it when its own time is over: such a late rollback is no decision.
+    /// Only a resource that a single process has for itself knows a contradiction when it meets
+    /// one, and says `Done::Heuristic(BranchResult::Committed)`.
+    ///
     /// # Errors
     /// [`Retry`]: not possible now.
     fn rollback(&self, branch: &BranchId) -> impl Future<Output = Result<Done, Retry>> + Send;
@@ -157,7 +191,8 @@ pub trait Resource: Send + Sync + 'static {
     }
 
     /// The branches that are prepared and not finished, read from the resource itself. Asked at the
-    /// start, and again and again while the participant runs, beside all other calls.
+    /// start, and again and again while the participant runs, beside all other calls. Left out, a
+    /// branch stays in doubt and keeps its locks for ever; what is not prepared must not be listed.
     ///
     /// # Errors
     /// [`Retry`]: the participant does not start; later it is asked again after a pause.

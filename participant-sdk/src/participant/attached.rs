@@ -163,9 +163,9 @@ impl Drop for Branch {
     }
 }
 
-/// What log lines about a branch carry.
+/// What log lines about a branch carry, whatever level is switched on.
 pub(crate) fn branch_span(branch: &BranchId, resource: &ResourceId) -> Span {
-    tracing::info_span!("branch", gtrid = %branch.gtrid, bqual = %branch.bqual, %resource)
+    tracing::error_span!("branch", gtrid = %branch.gtrid, bqual = %branch.bqual, %resource)
 }
 
 #[cfg(test)]

@@ -141,7 +141,7 @@ impl ParticipantBuilder {
     }
 
     /// At most this many branches that were joined and are not finished; beyond it joining fails
-    /// with [`JoinError::Overloaded`]. 10,000 by itself.
+    /// with [`crate::JoinError::Overloaded`]. 10,000 by itself.
     pub fn branches_max(mut self, max: usize) -> Self {
         self.branches_max = max;
         self
