@@ -31,7 +31,7 @@ impl bank_server::Bank for Bank {
 }
 
 async fn bank(name: &str, port: u16) -> Result<()> {
-    let opening = Opening { init: Some((100, 1_000_00)), ..Opening::default() };
+    let opening = Opening { init: Some((100, 100_000)), ..Opening::default() };
     let mut participant = Participant::builder(name).coordinator("http://127.0.0.1:7450");
     let accounts = participant.attach("accounts", Accounts::open(name.as_ref(), opening)?);
     let _running = participant.start().await?;
