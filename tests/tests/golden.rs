@@ -3,9 +3,16 @@
 
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+use unanimous_sdk::{
+    Attached, BranchId, BranchResult, Client, CommitError, Done, Evidence, Participant, Prepared,
+    Resource, Retry, Rollback, RollbackReason, Vote,
+};
 use unanimous_tests::golden::replay::{Speaker, replay};
-use unanimous_tests::golden::{Conversation, VERSION, folder, logs, releases, wire};
+use unanimous_tests::golden::{Conversation, VERSION, folder, logs, old, releases, wire};
 
 fn conversation(release: &str) -> Conversation {
     let path = folder("sessions").join(release).join("all.bin");
@@ -107,6 +114,87 @@ async fn a_coordinator_that_answers_differently_is_found() {
     let found = replay(VERSION, &changed, Speaker::Release, home.path()).await;
     let words = format!("{:#}", found.unwrap_err());
     assert!(words.contains("then") && words.contains("OUTCOME_COMMITTED"), "{words}");
+}
+
+/// Votes yes for what has joined, under the kind that was recorded; keeps nothing over a restart.
+#[derive(Default)]
+struct Recorded(Mutex<BTreeSet<BranchId>>);
+
+impl Recorded {
+    fn knows(&self, branch: &BranchId) -> bool {
+        self.0.lock().unwrap().contains(branch)
+    }
+}
+
+impl Resource for Recorded {
+    fn kind(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn joined(&self, branch: &BranchId) {
+        self.0.lock().unwrap().insert(*branch);
+    }
+
+    async fn prepare(&self, branch: &BranchId) -> Result<Vote, Retry> {
+        let reason = "not known".to_owned();
+        let known = self.knows(branch);
+        Ok(if known { Vote::Commit { evidence: None } } else { Vote::Rollback { reason } })
+    }
+
+    async fn commit(&self, branch: &BranchId, kept: Option<&Evidence>) -> Result<Done, Retry> {
+        let proved = self.knows(branch) && kept.is_some_and(|kept| kept.data == [1, 2, 3]);
+        Ok(if proved { Done::Done } else { Done::Heuristic(BranchResult::Hazard) })
+    }
+
+    async fn rollback(&self, branch: &BranchId) -> Result<Done, Retry> {
+        self.0.lock().unwrap().remove(branch);
+        Ok(Done::Done)
+    }
+
+    async fn recover(&self) -> Result<Vec<Prepared>, Retry> {
+        Ok(Vec::new())
+    }
+}
+
+async fn recorded_bank(url: &str, name: &str) -> (Participant, Attached<Recorded>) {
+    let mut builder = Participant::builder(name).coordinator(url);
+    let attached = builder.attach(format!("{name}/accounts"), Recorded::default());
+    (builder.start().await.unwrap(), attached)
+}
+
+/// A new SDK with an old coordinator.
+#[tokio::test(flavor = "multi_thread")]
+async fn todays_sdk_understands_a_releases_coordinator() {
+    for release in releases().unwrap() {
+        let (address, played) = old::start(conversation(&release), 2).await.unwrap();
+        let url = format!("http://{address}");
+        let client = Client::connect(url.as_str(), "shop").await.unwrap();
+        let (_a, bank_a) = recorded_bank(&url, "bank-a").await;
+        let (_b, bank_b) = recorded_bank(&url, "bank-b").await;
+        for commits in [true, false] {
+            let tx = client.begin("transfer").timeout(Duration::from_secs(60)).await.unwrap();
+            bank_a.enlist(&tx.context()).await.unwrap().end();
+            let branch = bank_b.enlist(&tx.context()).await.unwrap();
+            if commits {
+                branch.end()
+            } else {
+                branch.fail("account 7 has 3 cents")
+            }
+            match tx.commit().await {
+                Ok(_) => assert!(commits, "{release}"),
+                Err(CommitError::RolledBack { rollback, .. }) => {
+                    let expected = (RollbackReason::Voted, "bank-b", "account 7 has 3 cents");
+                    let Rollback { reason, participant, detail } = &rollback;
+                    assert_eq!((*reason, participant.as_str(), detail.as_str()), expected);
+                    assert!(!commits, "{release}");
+                }
+                Err(error) => panic!("{release}: {error}"),
+            }
+        }
+        let played = tokio::time::timeout(Duration::from_secs(30), played).await;
+        let played = played.expect("the conversation stands still").unwrap();
+        played.unwrap_or_else(|error| panic!("{release}: {error:#}"));
+    }
 }
 
 fn contains(whole: &serde_json::Value, part: &serde_json::Value) -> bool {

@@ -3,10 +3,12 @@
 //!
 //! Files: `wire` (descriptors, and what must not change in them), `conversation` (a recorded one,
 //! and its form that does not depend on the run), `raw` (messages as bytes), `script` (what is
-//! recorded), `replay` (a recorded client against today's coordinator), `logs` (data directories).
+//! recorded), `replay` (a recorded client against today's coordinator), `old` (a recorded coordinator
+//! against today's SDK), `logs` (data directories).
 
 pub mod conversation;
 pub mod logs;
+pub mod old;
 pub mod raw;
 pub mod replay;
 pub mod script;
