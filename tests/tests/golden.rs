@@ -166,34 +166,50 @@ async fn recorded_bank(url: &str, name: &str) -> (Participant, Attached<Recorded
 #[tokio::test(flavor = "multi_thread")]
 async fn todays_sdk_understands_a_releases_coordinator() {
     for release in releases().unwrap() {
-        let (address, played) = old::start(conversation(&release), 2).await.unwrap();
+        let (address, mut played) = old::start(conversation(&release), 2).await.unwrap();
         let url = format!("http://{address}");
-        let client = Client::connect(url.as_str(), "shop").await.unwrap();
-        let (_a, bank_a) = recorded_bank(&url, "bank-a").await;
-        let (_b, bank_b) = recorded_bank(&url, "bank-b").await;
-        for commits in [true, false] {
-            let tx = client.begin("transfer").timeout(Duration::from_secs(60)).await.unwrap();
-            bank_a.enlist(&tx.context()).await.unwrap().end();
-            let branch = bank_b.enlist(&tx.context()).await.unwrap();
-            if commits {
-                branch.end()
-            } else {
-                branch.fail("account 7 has 3 cents")
+        let mut talk = tokio::spawn(async move { talk(&url).await });
+        let told = |played: anyhow::Result<()>| {
+            played.unwrap_or_else(|error| panic!("{release}: {error:#}"));
+        };
+        // Whoever ends first: what is wrong is said by the one, and the other hangs.
+        tokio::select! {
+            played = &mut played => {
+                told(played.unwrap());
+                talk.await.unwrap();
             }
-            match tx.commit().await {
-                Ok(_) => assert!(commits, "{release}"),
-                Err(CommitError::RolledBack { rollback, .. }) => {
-                    let expected = (RollbackReason::Voted, "bank-b", "account 7 has 3 cents");
-                    let Rollback { reason, participant, detail } = &rollback;
-                    assert_eq!((*reason, participant.as_str(), detail.as_str()), expected);
-                    assert!(!commits, "{release}");
-                }
-                Err(error) => panic!("{release}: {error}"),
+            talked = &mut talk => {
+                talked.unwrap();
+                told(tokio::time::timeout(Duration::from_secs(30), played).await.unwrap().unwrap());
             }
         }
-        let played = tokio::time::timeout(Duration::from_secs(30), played).await;
-        let played = played.expect("the conversation stands still").unwrap();
-        played.unwrap_or_else(|error| panic!("{release}: {error:#}"));
+    }
+}
+
+/// What was recorded first: a transaction that is committed, and one that bank-b refuses.
+async fn talk(url: &str) {
+    let client = Client::connect(url, "shop").await.unwrap();
+    let (_a, bank_a) = recorded_bank(url, "bank-a").await;
+    let (_b, bank_b) = recorded_bank(url, "bank-b").await;
+    for commits in [true, false] {
+        let tx = client.begin("transfer").timeout(Duration::from_secs(60)).await.unwrap();
+        bank_a.enlist(&tx.context()).await.unwrap().end();
+        let branch = bank_b.enlist(&tx.context()).await.unwrap();
+        if commits {
+            branch.end()
+        } else {
+            branch.fail("account 7 has 3 cents")
+        }
+        match tx.commit().await {
+            Ok(_) => assert!(commits),
+            Err(CommitError::RolledBack { rollback, .. }) => {
+                let expected = (RollbackReason::Voted, "bank-b", "account 7 has 3 cents");
+                let Rollback { reason, participant, detail } = &rollback;
+                assert_eq!((*reason, participant.as_str(), detail.as_str()), expected);
+                assert!(!commits);
+            }
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 
