@@ -179,7 +179,8 @@ async fn todays_sdk_understands_a_releases_coordinator() {
                 talk.await.unwrap();
             }
             talked = &mut talk => {
-                talked.unwrap();
+                // Its sessions last until everything is said.
+                let _sessions = talked.unwrap();
                 told(tokio::time::timeout(Duration::from_secs(30), played).await.unwrap().unwrap());
             }
         }
@@ -187,10 +188,10 @@ async fn todays_sdk_understands_a_releases_coordinator() {
 }
 
 /// What was recorded first: a transaction that is committed, and one that bank-b refuses.
-async fn talk(url: &str) {
+async fn talk(url: &str) -> (Client, [Participant; 2]) {
     let client = Client::connect(url, "shop").await.unwrap();
-    let (_a, bank_a) = recorded_bank(url, "bank-a").await;
-    let (_b, bank_b) = recorded_bank(url, "bank-b").await;
+    let (a, bank_a) = recorded_bank(url, "bank-a").await;
+    let (b, bank_b) = recorded_bank(url, "bank-b").await;
     for commits in [true, false] {
         let tx = client.begin("transfer").timeout(Duration::from_secs(60)).await.unwrap();
         bank_a.enlist(&tx.context()).await.unwrap().end();
@@ -211,6 +212,7 @@ async fn talk(url: &str) {
             Err(error) => panic!("{error}"),
         }
     }
+    (client, [a, b])
 }
 
 fn contains(whole: &serde_json::Value, part: &serde_json::Value) -> bool {
