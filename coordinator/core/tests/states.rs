@@ -205,6 +205,9 @@ fn branch_in(name: &str) -> Participant {
         "Prepared" => with(&[prepare, yes]),
         "Recovered" => vec![Did::Recovered { branch: id(), evidence: None }],
         "Committing" => with(&[prepare, yes, told(commit_order())]),
+        "Preparing, to commit in one phase" => {
+            with(&[told(Order::Prepare), told(Order::CommitOnePhase)])
+        }
         "Committing one phase" => with(&[told(Order::CommitOnePhase)]),
         "RollingBack" => with(&[prepare, yes, told(rollback_order())]),
         "RollingBack, preparing" => with(&[prepare, told(rollback_order())]),
@@ -238,6 +241,7 @@ fn every_branch_state_against_every_event() {
         "Active",
         "Active, failed",
         "Preparing",
+        "Preparing, to commit in one phase",
         "asking",
         "Prepared",
         "Recovered",

@@ -350,3 +350,14 @@ fn a_retry_sends_again_at_once_and_decides_nothing() {
     s.retry();
     s.check("retry");
 }
+
+/// Found by reading: the no was dropped, and the order met a branch that nobody knew: a hazard on
+/// the operator's list for a plain rollback.
+#[test]
+fn regression_an_early_no_that_crosses_the_order_to_commit_is_a_rollback() {
+    let mut s = Script::new("The only branch votes no early; the order to commit is on its way.");
+    s.begin().enlist(1).commit(Some(1), Wait::Decided);
+    s.votes_rollback(1, "account 7 would be overdrawn");
+    s.acknowledges(1, Done::Heuristic(BranchResult::Hazard), "no such branch").flushed();
+    s.check("regression_early_no");
+}

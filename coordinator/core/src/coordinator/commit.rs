@@ -6,7 +6,7 @@ use crate::id::{BranchId, Gtrid, ParticipantName, ResourceId};
 use crate::message::{Answer, Done, Ending, Response, RollbackCause, Vote, Wait};
 use crate::record::{DETAIL_BYTES_MAX, Record, cut};
 use crate::tally::{Ballot, Tally, tally};
-use crate::{CallerId, FrameNumber, Lsn, Millis, Outcome};
+use crate::{BranchResult, CallerId, FrameNumber, Lsn, Millis, Outcome};
 
 impl Coordinator {
     pub(super) fn on_commit(
@@ -160,6 +160,15 @@ impl Coordinator {
                 }
                 transaction.version += 1;
                 self.decide_or_prepare(now, id.gtrid);
+            }
+            // An early no that the order to commit has crossed: nobody was asked to prepare, so it
+            // is the branch's own, and it is undone. Whatever the order finds there now, it is not
+            // a commit.
+            State::OnePhase if matches!(vote, Vote::Rollback { .. }) && branch.result.is_none() => {
+                branch.vote(vote);
+                branch.result = Some(BranchResult::RolledBack);
+                transaction.version += 1;
+                self.end_one_phase(now, id);
             }
             // Late: the branch that votes no is undone and needs no rollback; one that votes yes
             // gets it anyway.

@@ -258,7 +258,7 @@ impl Coordinator {
     }
 
     /// The answer to commit in one phase decides (section 3, row "one-phase answer").
-    fn end_one_phase(&mut self, now: Millis, id: BranchId) {
+    pub(super) fn end_one_phase(&mut self, now: Millis, id: BranchId) {
         let Some(transaction) = self.transactions.get(&id.gtrid) else { return };
         let Some(branch) = transaction.branch(&id.bqual) else { return };
         let (alone, detail) = (branch.forget_pending, branch.detail.clone());

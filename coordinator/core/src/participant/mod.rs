@@ -386,8 +386,7 @@ impl Participant {
         let Some(branch) = self.branches.get_mut(&id) else { return };
         let Some(call) = branch.running.take() else { return };
         if let Some(call) = branch.call_after.take_if(|_| branch.state == State::Preparing) {
-            branch.state = State::Committing;
-            return self.call(id, call);
+            return self.on_returned_meanwhile(id, call, result);
         }
         match (branch.state, &call, result) {
             // It was told to roll back while it prepared.
@@ -411,6 +410,33 @@ impl Participant {
             // The resource could not be asked, or answered something else than it was asked.
             (_, _, Returned::Retry | Returned::Voted(_) | Returned::Did(..)) => {
                 self.call_later(now, id, call);
+            }
+        }
+    }
+
+    /// The order to commit came while the resource prepared. A branch that was prepared early, and
+    /// has said no or had nothing to do, is over: there is nothing to commit in one phase any more.
+    fn on_returned_meanwhile(&mut self, id: BranchId, call: Call, result: Returned) {
+        let Some(branch) = self.branches.get_mut(&id) else { return };
+        let over = match (&call, result) {
+            // Not known here when it was asked for: no proof of anything.
+            _ if branch.asking => None,
+            (Call::CommitOnePhase, Returned::Voted(Vote::Rollback { reason })) => {
+                Some((Done::RolledBack, reason))
+            }
+            (Call::CommitOnePhase, Returned::Voted(Vote::ReadOnly)) => {
+                Some((Done::Done, String::new()))
+            }
+            _ => None,
+        };
+        match over {
+            Some((done, words)) => {
+                self.drop_branch(&id);
+                self.acknowledge(id, done, words);
+            }
+            None => {
+                branch.state = State::Committing;
+                self.call(id, call);
             }
         }
     }
