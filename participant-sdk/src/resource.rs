@@ -83,7 +83,7 @@ pub struct Prepared {
 /// | worked on | prepare it, vote | it does not come | undo, [`Done::Done`] |
 /// | prepared | the same vote | commit, [`Done::Done`] | undo durably, [`Done::Done`] |
 /// | committed by order | [`Vote::Rollback`] | [`Done::Done`] | see [`Resource::rollback`] |
-/// | ended by somebody else | [`Vote::Rollback`] | `Done::Heuristic`, how | `Done::Heuristic`, how |
+/// | ended by somebody else | [`Vote::Rollback`] | `Done::Heuristic` | `Done::Heuristic` |
 /// | undone, or never here | [`Vote::Rollback`] | proof, or a hazard | [`Done::Done`] |
 ///
 /// The last row is tried at every start, with a branch that nobody has:

@@ -24,7 +24,8 @@ fn branch(sequence: u64) -> BranchId {
 fn run_on_64_mib(test: &str) {
     let root = tempfile::tempdir().unwrap();
     let script = format!(
-        "mount -t tmpfs -o size=64m none \"${DIR}\" && exec \"$0\" --exact {test} --nocapture"
+        "mount -t tmpfs -o size=64m none \"${DIR}\" && \
+         exec \"$0\" --exact embedded::full_disk::{test} --nocapture"
     );
     let output = Command::new("unshare")
         .args(["-Urm", "sh", "-c", &script])
@@ -71,7 +72,7 @@ async fn vote_until(accounts: &Accounts, first: u64, expected: impl Fn(&Vote) ->
 
 #[tokio::test]
 async fn on_a_full_disk_new_work_is_voted_down_and_what_was_voted_for_is_finished() {
-    let test = "embedded::full_disk::on_a_full_disk_new_work_is_voted_down_and_what_was_voted_for_is_finished";
+    let test = "on_a_full_disk_new_work_is_voted_down_and_what_was_voted_for_is_finished";
     let Some(disk) = std::env::var_os(DIR).map(PathBuf::from) else { return run_on_64_mib(test) };
     let (dir, filler) = (disk.join("store"), disk.join("filler"));
     let opening = Opening { init: Some((9, 1_000)), ..Opening::default() };
