@@ -3,8 +3,8 @@
 //!
 //! Files: `wire` (descriptors, and what must not change in them), `conversation` (a recorded one,
 //! and its form that does not depend on the run), `raw` (messages as bytes), `script` (what is
-//! recorded), `replay` (a recorded client against today's coordinator), `old` (a recorded coordinator
-//! against today's SDK), `logs` (data directories).
+//! recorded), `replay` (a recorded client against today's coordinator), `old` (a recorded
+//! coordinator against today's SDK), `logs` (data directories).
 
 pub mod conversation;
 pub mod logs;

@@ -27,9 +27,9 @@ const SYNTAX: i32 = 12;
 const HEAD: &str = "\
 # Wire reference
 
-Package `unanimous.v1`, made from the comments of the `.proto` files in [proto](../proto/unanimous/v1)
-by `./tests/run docs --bless`; a run fails when the two differ. How v1 may change:
-[compatibility](compatibility.md).
+Package `unanimous.v1`, made from the comments of the `.proto` files in
+[proto](../proto/unanimous/v1) by `./tests/run docs --bless`; a run fails when the two differ. How
+v1 may change: [compatibility](compatibility.md).
 ";
 
 /// The page as it must be.
