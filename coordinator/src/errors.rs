@@ -165,7 +165,7 @@ impl Failure {
                 let what = "one of the log's two directories is missing";
                 let next = format!("unanimous serve --data-dir {shown} --second-dir DIR --rebuild");
                 make(Code::LogPairIncomplete, what, next)
-                    .or(format!("unanimous serve --data-dir {shown} --degraded"))
+                    .or(format!("unanimous serve --data-dir {shown} --second-dir DIR --degraded"))
             }
             ErrorClass::Damaged => make(Code::LogDamaged, "the log is damaged", verify),
             ErrorClass::Io => {

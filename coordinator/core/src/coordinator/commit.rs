@@ -99,7 +99,7 @@ impl Coordinator {
                 if let Some(transaction) = self.transactions.get_mut(&gtrid) {
                     transaction.home = Some(lsn);
                 }
-                self.append_labels(gtrid);
+                self.append_labels(gtrid, true);
             }
         }
     }

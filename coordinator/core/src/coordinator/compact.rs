@@ -125,7 +125,7 @@ impl Coordinator {
             Item::Outcome(_) => {}
         }
         if let Item::Transaction(gtrid) = &item {
-            self.append_labels(*gtrid);
+            self.append_labels(*gtrid, false);
         }
         self.homes.set(item, Some(home), new);
     }

@@ -102,7 +102,7 @@ impl Coordinator {
             // It carries the whole transaction.
             self.homes.set(Item::Transaction(gtrid), transaction.home.replace(lsn), lsn);
         }
-        self.append_labels(gtrid);
+        self.append_labels(gtrid, true);
     }
 
     /// It decided alone, and as decided: noted, and told to forget when the note is durable.

@@ -385,14 +385,14 @@ impl Coordinator {
         }
     }
 
-    /// After each record that tells the transaction's state. A crash may tear the two apart, which
-    /// loses words only.
-    fn append_labels(&mut self, gtrid: Gtrid) {
+    /// After each record that tells the transaction's state, and forced if that is, so that both
+    /// are in one group. A crash may still tear the two apart, which loses words only.
+    fn append_labels(&mut self, gtrid: Gtrid, force: bool) {
         let Some(labels) = self.transactions.get(&gtrid).map(|known| known.labels.clone()) else {
             return;
         };
         if !labels.is_empty() {
-            self.append(Record::Labelled { gtrid, labels }, false);
+            self.append(Record::Labelled { gtrid, labels }, force);
         }
     }
 
