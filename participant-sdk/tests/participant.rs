@@ -82,7 +82,7 @@ impl Resource for Scripted {
 
     async fn recall(&self, branch: &BranchId) -> Result<Done, Retry> {
         self.called("recall", branch);
-        Ok(Done::RolledBack)
+        Ok(HAZARD)
     }
 
     async fn rollback(&self, branch: &BranchId) -> Result<Done, Retry> {
@@ -437,8 +437,63 @@ async fn one_phase_commits_what_was_joined_here_and_recalls_what_was_not() {
     assert_eq!(stage.call().await, ("prepare", id));
     assert_eq!(stage.call().await, ("commit", id));
     stage.session.decide(&id, v1::Decision::CommitOnePhase).await;
-    assert_eq!(stage.session.acknowledged().await.done(), v1::Done::RolledBack);
+    assert_eq!(stage.session.acknowledged().await.done(), v1::Done::HeuristicHazard);
     assert_eq!(stage.call().await, ("recall", id), "repeated: nobody works on it any more");
+}
+
+async fn cancelled_join(stage: &mut Stage, sequence: u64) -> BranchId {
+    let joining = tokio::spawn(stage.resource.enlist(&context(sequence)));
+    let (id, _) = stage.session.enlist().await;
+    joining.abort();
+    assert!(soon("the end", joining).await.unwrap_err().is_cancelled());
+    id
+}
+
+#[tokio::test]
+async fn a_branch_whose_caller_was_gone_before_it_joined_is_rolled_back_and_no_puzzle() {
+    let mut stage = Stage::set().await;
+    let id = cancelled_join(&mut stage, 1).await;
+    stage.session.answer_enlist_for(&id, v1::EnlistStatus::Enlisted, 3_600_000).await;
+    stage.session.decide(&id, v1::Decision::CommitOnePhase).await;
+    assert_eq!(stage.session.acknowledged().await.done(), v1::Done::RolledBack);
+    // The answer was lost: once more.
+    stage.session.decide(&id, v1::Decision::CommitOnePhase).await;
+    assert_eq!(stage.session.acknowledged().await.done(), v1::Done::RolledBack);
+
+    let id = cancelled_join(&mut stage, 2).await;
+    stage.session.answer_enlist_for(&id, v1::EnlistStatus::Enlisted, 3_600_000).await;
+    stage.session.prepare(&id).await;
+    assert_eq!(stage.session.vote().await.reason, "its call was gone before it had joined");
+}
+
+#[tokio::test]
+async fn a_branch_whose_enlistment_was_never_answered_is_rolled_back_and_no_puzzle() {
+    let mut stage = Stage::set().await;
+    // The call still waits.
+    let enlisting = stage.resource.enlist(&context(1));
+    let joining = tokio::spawn(async move { enlisting.await.map(|_| ()) });
+    let (id, _) = stage.session.enlist().await;
+    stage.session.decide(&id, v1::Decision::CommitOnePhase).await;
+    assert_eq!(stage.session.acknowledged().await.done(), v1::Done::RolledBack);
+    assert_eq!(soon("an answer", joining).await.unwrap(), Err(JoinError::Undone));
+    // The call is gone, and the enlistment was dropped with it.
+    let id = cancelled_join(&mut stage, 2).await;
+    stage.reconnect().await;
+    stage.session.decide(&id, v1::Decision::CommitOnePhase).await;
+    assert_eq!(stage.session.acknowledged().await.done(), v1::Done::RolledBack);
+}
+
+#[tokio::test]
+async fn a_branch_that_was_undone_when_its_time_was_over_is_rolled_back_and_no_puzzle() {
+    let mut stage = Stage::set().await;
+    let joining = tokio::spawn(stage.resource.enlist(&context(1)));
+    let (id, _) = stage.session.enlist().await;
+    stage.session.answer_enlist_for(&id, v1::EnlistStatus::Enlisted, 0).await;
+    soon("a join", joining).await.unwrap().unwrap().end();
+    assert_eq!(stage.call().await, ("rollback", id), "nobody asked for a vote");
+    stage.session.decide(&id, v1::Decision::CommitOnePhase).await;
+    assert_eq!(stage.session.acknowledged().await.done(), v1::Done::RolledBack);
+    assert!(stage.calls.try_recv().is_err(), "the resource is not asked: it could not tell");
 }
 
 #[tokio::test]

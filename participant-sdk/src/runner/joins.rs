@@ -1,7 +1,7 @@
 //! Branches that work calls of this process have joined, or want to join.
 
 use crate::participant::{Branch, JoinError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::sync::{mpsc, oneshot};
 use unanimous_core::{Bqual, BranchId, Gtrid, Millis, ResourceId};
 
@@ -34,7 +34,7 @@ pub(super) struct Join {
     waiting: Vec<Joining>,
     pub(super) enlisted: bool,
     /// A call has taken the branch as new.
-    taken: bool,
+    pub(super) taken: bool,
     /// Calls that work.
     pub(super) working: u32,
     /// Something of it was undone: no new work, and never a commit.
@@ -43,6 +43,8 @@ pub(super) struct Join {
     pub(super) voted: bool,
     /// A call has left after the branch was undone: what it did in between is undone once more.
     pub(super) undo_again: bool,
+    /// The resource was asked to prepare or to commit it.
+    pub(super) asked: bool,
     repeat_at: Millis,
     tries: u32,
 }
@@ -52,6 +54,11 @@ pub(super) struct Joins {
     by_work: BTreeMap<(Gtrid, usize), BranchId>,
     joins: BTreeMap<BranchId, Join>,
     waiting: usize,
+    /// Branches of this process of which nothing is left and nothing was ever committed. The
+    /// coordinator may still decide by their answer: nobody else could prove that it was no.
+    empty: BTreeSet<BranchId>,
+    /// The same, oldest first.
+    emptied: VecDeque<BranchId>,
     branches_max: usize,
     next_number: u32,
     left: mpsc::UnboundedSender<Left>,
@@ -77,6 +84,8 @@ impl Joins {
             by_work: BTreeMap::new(),
             joins: BTreeMap::new(),
             waiting: 0,
+            empty: BTreeSet::new(),
+            emptied: VecDeque::new(),
             branches_max,
             next_number: rand::random(),
             left,
@@ -108,6 +117,7 @@ impl Joins {
             undone: false,
             voted: false,
             undo_again: false,
+            asked: false,
             repeat_at: now.plus(REPEAT_MS_MIN),
             tries: 0,
         };
@@ -219,8 +229,33 @@ impl Joins {
         }
         for id in gone {
             self.remove(&id);
+            // Perhaps the coordinator has enlisted it, and only its answer is missing.
+            self.note_empty(id);
         }
         due
+    }
+
+    /// Nothing of the branch is left, and nothing was committed. As many are remembered as there
+    /// may be branches at a time: whether the coordinator ever asks for one is not known.
+    pub(super) fn note_empty(&mut self, id: BranchId) {
+        if self.empty.insert(id) {
+            self.emptied.push_back(id);
+        }
+        while self.emptied.len() > self.branches_max {
+            if let Some(oldest) = self.emptied.pop_front() {
+                self.empty.remove(&oldest);
+            }
+        }
+    }
+
+    /// Whether it is known that nothing of the branch was ever committed, and never will be: a call
+    /// that still waits for the coordinator's answer does not join any more.
+    pub(super) fn ends_empty(&mut self, id: &BranchId) -> bool {
+        if self.joins.get(id).is_some_and(|join| !join.enlisted) {
+            self.refused(id, &JoinError::Undone);
+            self.note_empty(*id);
+        }
+        self.empty.contains(id)
     }
 
     /// Everybody who waits is told why it is in vain.

@@ -37,7 +37,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 use tracing::Instrument;
 use unanimous_core::coordinator::EndedMark;
-use unanimous_core::message::{Answer, Verdict};
+use unanimous_core::message::{Answer, Done, Verdict};
 use unanimous_core::participant::{self as core, Call, Event, Order, Returned, State, Times};
 use unanimous_core::{BranchId, Decision, LogId, Millis, Owner, ParticipantName, ResourceId};
 use unanimous_proto::v1;
@@ -303,6 +303,12 @@ impl Runner {
 
     fn on_returned(&mut self, branch: BranchId, result: Returned) {
         self.touch(&branch);
+        let undone = self.core.state(&branch) == Some(State::RollingBack)
+            && matches!(result, Returned::Did(Done::Done, _))
+            && self.joins.get_mut(&branch).is_some_and(|join| join.enlisted && !join.asked);
+        if undone {
+            self.joins.note_empty(branch);
+        }
         self.handle(Event::Returned { branch, result });
         self.settle(&branch);
     }
@@ -474,9 +480,17 @@ impl Runner {
     fn call(&mut self, branch: BranchId, call: Call) {
         self.touch(&branch);
         // Checked before the core heard of the branch.
+        let recall = call == Call::CommitOnePhase && !self.joins.joined(&branch);
+        if recall && self.joins.ends_empty(&branch) {
+            let undone =
+                Returned::Did(Done::RolledBack, "it was undone, or never begun".to_owned());
+            return self.calls.push(Box::pin(std::future::ready((branch, undone))));
+        }
+        if let Some(join) = self.joins.get_mut(&branch) {
+            join.asked |= call != Call::Rollback;
+        }
         let Some(registered) = self.registered(&branch) else { return };
         let resource = Arc::clone(&registered.resource);
-        let recall = call == Call::CommitOnePhase && !self.joins.joined(&branch);
         let span = branch_span(&branch, &registered.id);
         let called = async move {
             // The making of the future may panic as well.

@@ -89,19 +89,21 @@ impl Runner {
     fn on_joined(&mut self, branch: BranchId, remaining_ms: u64) {
         let Some(waiting) = self.joins.enlisted(&branch) else { return };
         crash_point("participant.join.enlisted");
-        let mut taken = false;
         if !waiting.is_empty()
             && let Some(registered) = self.registered(&branch)
         {
             registered.resource.joined(&branch);
         }
         for joining in waiting {
-            taken = true;
             self.let_join(branch, joining, remaining_ms);
         }
-        if !taken || self.core.state(&branch).is_none() {
-            // Nobody works: asked for a vote, the resource knows nothing of it and votes rollback.
-            self.joins.remove(&branch);
+        if let Some(join) = self.joins.get_mut(&branch).filter(|join| !join.taken) {
+            // Nobody works, but the coordinator counts on it: it stays, as one that failed, until
+            // it is asked for or its time is over. Forgotten, it could not say that it did nothing.
+            join.undone = true;
+            self.handle(Event::Joined { branch, remaining_ms });
+            let failure = Some("its call was gone before it had joined".to_owned());
+            self.handle(Event::Left { branch, failure });
         }
     }
 
