@@ -200,8 +200,8 @@ pub trait Resource: Send + Sync + 'static {
 
     /// Whether the branch, whose work has been ended with [`crate::Branch::vote`], shall be
     /// prepared before the client commits. Say yes only if it would vote [`Vote::Commit`]: a branch
-    /// that has changed nothing is better asked later, for its locks must hold until then, and an
-    /// early [`Vote::ReadOnly`] is not taken. Must not wait.
+    /// that has changed nothing is better asked later, for its locks must hold until then. An early
+    /// [`Vote::ReadOnly`] counts as [`Vote::Rollback`]. Must not wait.
     fn votes_early(&self, branch: &BranchId) -> bool {
         let _ = branch;
         false

@@ -19,11 +19,16 @@ use unanimous_sdk::{
 
 /// Votes yes and tells what it was asked.
 struct Willing {
+    reads_only: Arc<AtomicBool>,
     votes_early: Arc<AtomicBool>,
     called: mpsc::UnboundedSender<(&'static str, BranchId)>,
 }
 
 impl Willing {
+    fn unwilling(called: mpsc::UnboundedSender<(&'static str, BranchId)>) -> Self {
+        Self { reads_only: Arc::default(), votes_early: Arc::default(), called }
+    }
+
     fn called(&self, call: &'static str, branch: &BranchId) {
         if !is_nobodys(branch) {
             self.called.send((call, *branch)).unwrap();
@@ -38,6 +43,9 @@ impl Resource for Willing {
         }
         self.called("prepare", branch);
         tracing::info!("the seats are kept");
+        if self.reads_only.load(Ordering::Relaxed) {
+            return Ok(Vote::ReadOnly);
+        }
         Ok(Vote::Commit { evidence: None })
     }
 
@@ -69,6 +77,7 @@ struct Stage {
     hello: v1::Hello,
     resource: Attached<Willing>,
     votes_early: Arc<AtomicBool>,
+    reads_only: Arc<AtomicBool>,
     calls: mpsc::UnboundedReceiver<(&'static str, BranchId)>,
     participant: Participant,
 }
@@ -78,13 +87,17 @@ impl Stage {
         let mut coordinator = Coordinator::start().await;
         let mut builder = Participant::builder("bank").coordinator(&coordinator.address);
         let (called, calls) = mpsc::unbounded_channel();
-        let votes_early = Arc::new(AtomicBool::new(true));
-        let resource =
-            builder.attach("bank/a", Willing { votes_early: votes_early.clone(), called });
+        let (votes_early, reads_only) = (Arc::new(AtomicBool::new(true)), Arc::default());
+        let willing = Willing {
+            votes_early: Arc::clone(&votes_early),
+            reads_only: Arc::clone(&reads_only),
+            called,
+        };
+        let resource = builder.attach("bank/a", willing);
         let participant = builder.start().await.unwrap();
         let mut session = coordinator.participant().await;
         let hello = session.welcome().await;
-        Self { coordinator, session, hello, resource, votes_early, calls, participant }
+        Self { coordinator, session, hello, resource, votes_early, reads_only, calls, participant }
     }
 
     async fn enlist(&mut self, context: &Context) -> Branch {
@@ -126,7 +139,7 @@ async fn joining_waits_for_the_start_and_not_longer_than_the_call() {
         .coordinator(&coordinator.address)
         .join_timeout(Duration::from_secs(60));
     let (called, _calls) = mpsc::unbounded_channel();
-    let resource = builder.attach("bank/a", Willing { votes_early: Arc::default(), called });
+    let resource = builder.attach("bank/a", Willing::unwilling(called));
     let early = tokio::spawn(resource.enlist(&context(1)));
     let _participant = builder.start().await.unwrap();
     let mut session = coordinator.participant().await;
@@ -143,7 +156,7 @@ async fn joining_waits_for_the_start_and_not_longer_than_the_call() {
 async fn without_a_participant_nobody_joins() {
     let (called, _calls) = mpsc::unbounded_channel();
     let mut builder = Participant::builder("Bank A");
-    let resource = builder.attach("bank/a", Willing { votes_early: Arc::default(), called });
+    let resource = builder.attach("bank/a", Willing::unwilling(called));
     let waiting = tokio::spawn(resource.enlist(&context(1)));
     builder.start().await.unwrap_err();
     assert_eq!(soon("an answer", waiting).await.unwrap().unwrap_err(), JoinError::Stopped);
@@ -184,6 +197,25 @@ async fn nobody_votes_early_over_work_under_way_or_when_the_resource_does_not_wa
         assert_eq!(stage.call().await, ("prepare", id));
         assert_eq!(stage.session.vote().await.branch, reference(&id));
     }
+}
+
+#[tokio::test]
+async fn an_early_read_only_vote_rolls_back_and_one_that_was_asked_for_does_not() {
+    let mut stage = Stage::set().await;
+    stage.reads_only.store(true, Ordering::Relaxed);
+    let early = stage.enlist(&context(1)).await;
+    let id = *early.id();
+    early.vote();
+    let words = "it voted read-only before it was asked".to_owned();
+    assert_eq!(stage.verdict().await, (v1::Ballot::Rollback, words));
+    // The vote was lost, and the coordinator leaves the decision to the branch.
+    stage.session.decide(&id, v1::Decision::CommitOnePhase).await;
+    assert_eq!(stage.session.acknowledged().await.done(), v1::Done::RolledBack);
+    let asked = stage.enlist(&context(2)).await;
+    let id = *asked.id();
+    asked.end();
+    stage.session.prepare(&id).await;
+    assert_eq!(stage.verdict().await.0, v1::Ballot::ReadOnly);
 }
 
 #[tokio::test]
@@ -245,7 +277,7 @@ async fn work_that_does_not_come_to_its_end_votes_rollback_and_says_what_became_
 async fn who_waits_for_the_session_learns_why_there_is_none() {
     let (called, _calls) = mpsc::unbounded_channel();
     let mut builder = Participant::builder("bank").coordinator("http://127.0.0.1:1");
-    builder.attach("bank/a", Willing { votes_early: Arc::default(), called });
+    builder.attach("bank/a", Willing::unwilling(called));
     let participant = builder.start().await.unwrap();
     let error = participant.connected(Duration::from_secs(2)).await.unwrap_err();
     let NotConnected::TimedOut { why, .. } = &error else { unreachable!("{error:?}") };

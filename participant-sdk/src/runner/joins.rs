@@ -43,6 +43,8 @@ pub(super) struct Join {
     pub(super) voted: bool,
     /// A call has left after the branch was undone: what it did in between is undone once more.
     pub(super) undo_again: bool,
+    /// Asked for its vote before the coordinator has asked.
+    pub(super) early: bool,
     /// The resource was asked to prepare or to commit it.
     pub(super) asked: bool,
     repeat_at: Millis,
@@ -117,6 +119,7 @@ impl Joins {
             undone: false,
             voted: false,
             undo_again: false,
+            early: false,
             asked: false,
             repeat_at: now.plus(REPEAT_MS_MIN),
             tries: 0,

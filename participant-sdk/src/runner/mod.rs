@@ -37,7 +37,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 use tracing::Instrument;
 use unanimous_core::coordinator::EndedMark;
-use unanimous_core::message::{Answer, Done, Verdict};
+use unanimous_core::message::{Answer, Done, Verdict, Vote};
 use unanimous_core::participant::{self as core, Call, Event, Order, Returned, State, Times};
 use unanimous_core::{BranchId, Decision, LogId, Millis, Owner, ParticipantName, ResourceId};
 use unanimous_proto::v1;
@@ -301,13 +301,23 @@ impl Runner {
         }
     }
 
-    fn on_returned(&mut self, branch: BranchId, result: Returned) {
+    fn on_returned(&mut self, branch: BranchId, mut result: Returned) {
         self.touch(&branch);
-        let undone = self.core.state(&branch) == Some(State::RollingBack)
-            && matches!(result, Returned::Did(Done::Done, _))
-            && self.joins.get_mut(&branch).is_some_and(|join| join.enlisted && !join.asked);
-        if undone {
-            self.joins.note_empty(branch);
+        let undoing = self.core.state(&branch) == Some(State::RollingBack);
+        if let Some(join) = self.joins.get_mut(&branch).filter(|join| join.enlisted) {
+            if join.early && matches!(result, Returned::Voted(Vote::ReadOnly)) {
+                // The resource has ended it, while others may still work for the transaction.
+                let reason = "it voted read-only before it was asked".to_owned();
+                result = Returned::Voted(Vote::Rollback { reason });
+            }
+            let empty = match &result {
+                Returned::Voted(Vote::Rollback { .. }) | Returned::Did(Done::RolledBack, _) => true,
+                Returned::Did(Done::Done, _) => undoing && !join.asked,
+                _ => false,
+            };
+            if empty {
+                self.joins.note_empty(branch);
+            }
         }
         self.handle(Event::Returned { branch, result });
         self.settle(&branch);
@@ -452,6 +462,9 @@ impl Runner {
             | Order::Decide { decision: Decision::Commit, .. }
             | Order::Answer(Verdict::Commit { .. }) => crash_point("participant.commit.received"),
             _ => {}
+        }
+        if let Some(join) = self.joins.get_mut(&branch).filter(|_| order == Order::Prepare) {
+            join.early = false;
         }
         self.handle(Event::Told { sender, branch, order });
         self.settle(&branch);

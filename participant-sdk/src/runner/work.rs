@@ -132,6 +132,7 @@ impl Runner {
         let idle = |join: &&mut Join| join.working == 0 && active && wants;
         let Some(join) = self.joins.get_mut(&branch).filter(idle) else { return };
         join.voted = true;
+        join.early = true;
         let (sender, order) = (branch.gtrid.owner(), Order::Prepare);
         self.handle(Event::Told { sender, branch, order });
         self.settle(&branch);
