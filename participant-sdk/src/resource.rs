@@ -87,7 +87,8 @@ pub struct Prepared {
 /// | undone, or never here | [`Vote::Rollback`] | proof, or a hazard | [`Done::Done`] |
 ///
 /// The last row is tried at every start, with a branch that nobody has:
-/// [`crate::ParticipantBuilder::start`].
+/// [`crate::ParticipantBuilder::start`]. A rollback that leaves a note of a branch that was never
+/// here (a barrier row) leaves one at every start.
 pub trait Resource: Send + Sync + 'static {
     /// What it is, for people: "embedded", "postgresql"; at most 32 bytes.
     fn kind(&self) -> &'static str {

@@ -25,6 +25,8 @@ enum Wrong {
     LeavesItPrepared,
     IsDown,
     IsUnfit,
+    PanicsInCheck,
+    PanicsInRecover,
     Hangs,
 }
 
@@ -36,6 +38,7 @@ struct Careless {
 
 impl Resource for Careless {
     async fn check(&self) -> Result<(), Unfit> {
+        assert_ne!(self.wrong, Wrong::PanicsInCheck, "as the test wants");
         let words = |text: &str| text.to_owned();
         let (what, why, next) = (words("switched off"), words("no branch"), words("switch it on"));
         if self.wrong == Wrong::IsUnfit { Err(Unfit { what, why, next }) } else { Ok(()) }
@@ -80,6 +83,7 @@ impl Resource for Careless {
         if self.wrong == Wrong::IsDown {
             return Err(Retry::because("connection refused"));
         }
+        assert_ne!(self.wrong, Wrong::PanicsInRecover, "as the test wants");
         let prepared = self.prepared.lock().unwrap();
         Ok(prepared.iter().map(|branch| Prepared { branch: *branch, evidence: None }).collect())
     }
@@ -98,11 +102,9 @@ async fn a_resource_that_would_lie_about_lost_work_does_not_take_part() {
     for (wrong, expected) in [
         (Wrong::VotesCommit, "prepare a branch that it has never seen, it voted commit"),
         (Wrong::VotesReadOnly, "prepare a branch that it has never seen, it voted read-only"),
-        (Wrong::CannotVote, "it gave no vote: it says later: no row"),
-        (Wrong::PanicsInPrepare, "it gave no vote: it panicked"),
+        (Wrong::PanicsInPrepare, "prepare a branch that it has never seen, it panicked"),
         (Wrong::CommitsAnything, "commit a branch that it has never seen, it said done"),
         (Wrong::PanicsInCommit, "commit a branch that it has never seen, it panicked"),
-        (Wrong::CannotRollBack, "roll back a branch that it has never seen, it says later: no row"),
         (Wrong::LeavesItPrepared, "it lists a branch as prepared for which it voted rollback"),
     ] {
         let (started, resource) = start(wrong).await;
@@ -126,6 +128,24 @@ async fn a_resource_that_cannot_be_asked_has_broken_no_contract() {
     let expected =
         "resource bank/a is not fit: switched off\n  why:  no branch\n  next: switch it on";
     assert_eq!(error.to_string(), expected);
+    let error = start(Wrong::PanicsInCheck).await.0.unwrap_err();
+    assert!(error.to_string().contains("its check panicked"), "{error}");
+    let error = start(Wrong::PanicsInRecover).await.0.unwrap_err();
+    assert!(matches!(&error, StartError::Recover { why, .. } if why == "it panicked"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resource_that_says_later_for_long_comes_up_all_the_same() {
+    for wrong in [Wrong::CannotVote, Wrong::CannotRollBack] {
+        let mut builder = Participant::builder("bank").coordinator("http://127.0.0.1:1");
+        builder.attach("bank/a", Careless { wrong, prepared: Arc::default() });
+        let started = tokio::time::Instant::now();
+        let starting = tokio::time::timeout(Duration::from_secs(60), builder.start());
+        let participant = starting.await.unwrap().unwrap();
+        let waited = started.elapsed();
+        assert!(Duration::from_secs(20) < waited && waited < Duration::from_secs(31), "{waited:?}");
+        participant.stop().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -166,7 +166,9 @@ impl ParticipantBuilder {
     /// coordinator: see [`Participant::connected`].
     ///
     /// A resource is asked whether it is fit ([`Resource::check`]), about a branch that nobody has,
-    /// which shows whether it would vote for lost work, and for its prepared branches.
+    /// which shows whether it would vote for lost work, and for its prepared branches. One that
+    /// says later ([`crate::Retry`]) is asked again for 30 s, and comes up then all the same, with
+    /// a warning: it may have branches in doubt.
     ///
     /// # Errors
     /// See [`StartError`]. Nothing runs then.

@@ -9,19 +9,24 @@ use futures_util::future::{BoxFuture, FutureExt};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::instrument::WithSubscriber;
 use tracing::subscriber::NoSubscriber;
 use unanimous_core::message::{Done, Vote};
 use unanimous_core::participant::{Call, Returned};
 use unanimous_core::{Bqual, BranchId, Gtrid, LogId, Owner};
 
-/// How long one answer may take. The list of prepared branches may take as long as it needs.
+/// How long one answer may take, and how long a resource may say later. The list of prepared branches may take as long as it needs.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// Pauses before a resource that says later is asked again.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// What went wrong, without the resource's name.
 enum Fault {
     Silent(&'static str),
+    /// It cannot be asked now, in its words.
+    Later(String),
     Broken(Broken),
 }
 
@@ -33,21 +38,33 @@ struct Broken {
 
 /// Asks a resource everything; what it holds prepared.
 pub(super) async fn examine(registered: &Registered) -> Result<Vec<Prepared>, StartError> {
-    let (resource, asked) = (&registered.id, &registered.resource);
-    let fitness = Arc::clone(asked).check();
-    let silent = |call| StartError::Silent { resource: resource.clone(), call };
-    let fit = timeout(ANSWER_MAX, fitness).await.map_err(|_| silent("check"))?;
-    fit.map_err(|unfit| StartError::Unfit { resource: resource.clone(), unfit })?;
+    let resource = &registered.id;
+    check(registered).await?;
     let nobodys = nobodys(registered.number);
-    let broken = match probe(asked, nobodys).await {
-        Ok(()) => None,
-        Err(Fault::Silent(call)) => return Err(silent(call)),
-        Err(Fault::Broken(broken)) => Some(broken),
+    let ends_at = Instant::now() + ANSWER_MAX;
+    let mut pause = PAUSE_MIN;
+    let (broken, listed) = loop {
+        let fault = probe(&registered.resource, nobodys).await.err();
+        if let Some(Fault::Silent(call)) = fault {
+            return Err(StartError::Silent { resource: resource.clone(), call });
+        }
+        // Before it is blamed: a resource that cannot be asked at all has broken no contract.
+        let listed = list(registered).await?;
+        match fault {
+            Some(Fault::Later(why)) if Instant::now() + pause < ends_at => {
+                tracing::debug!(%resource, why, "the resource says later: asked again");
+            }
+            // It may have branches in doubt, which need it.
+            Some(Fault::Later(why)) => {
+                tracing::warn!(%resource, why, "whether it votes for lost work is not known");
+                break (None, listed);
+            }
+            Some(Fault::Broken(broken)) => break (Some(broken), listed),
+            Some(Fault::Silent(_)) | None => break (None, listed),
+        }
+        sleep(pause).await;
+        pause = PAUSE_MAX.min(pause * 2);
     };
-    // Before it is blamed: a resource that cannot be asked at all has broken no contract.
-    let listed = Arc::clone(asked).recover().await;
-    let listed = listed
-        .map_err(|retry| StartError::Recover { resource: resource.clone(), why: retry.why })?;
     let remains = listed.iter().any(|prepared| prepared.branch == nobodys);
     if let Some(Broken { what, why, next }) = broken.or_else(|| remains.then(left_behind)) {
         return Err(StartError::Contract { resource: resource.clone(), what, why, next });
@@ -61,6 +78,33 @@ pub(super) async fn examine(registered: &Registered) -> Result<Vec<Prepared>, St
         });
     }
     Ok(ours)
+}
+
+async fn check(registered: &Registered) -> Result<(), StartError> {
+    let (resource, asked) = (registered.id.clone(), Arc::clone(&registered.resource));
+    // The making of the future may panic as well.
+    let checking = AssertUnwindSafe(async move { asked.check().await }).catch_unwind();
+    match timeout(ANSWER_MAX, checking).await {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(unfit))) => Err(StartError::Unfit { resource, unfit }),
+        Ok(Err(_)) => Err(StartError::Contract {
+            resource,
+            what: "its check panicked".to_owned(),
+            why: "whether it can do its work is not known",
+            next: "let check answer Unfit",
+        }),
+        Err(_) => Err(StartError::Silent { resource, call: "check" }),
+    }
+}
+
+async fn list(registered: &Registered) -> Result<Vec<Prepared>, StartError> {
+    let (resource, asked) = (registered.id.clone(), Arc::clone(&registered.resource));
+    let why = match AssertUnwindSafe(async move { asked.recover().await }).catch_unwind().await {
+        Ok(Ok(listed)) => return Ok(listed),
+        Ok(Err(retry)) => retry.why,
+        Err(_) => "it panicked".to_owned(),
+    };
+    Err(StartError::Recover { resource, why })
 }
 
 /// A branch of a log that no coordinator has.
@@ -87,7 +131,10 @@ async fn probe(resource: &Arc<dyn AnyResource>, branch: BranchId) -> Result<(), 
     };
     let told = told.await;
     let undone = rollback(resource, branch).await;
-    told.and(undone)
+    match (told, undone) {
+        (Err(Fault::Later(_)), Err(fault)) => Err(fault),
+        (told, undone) => told.and(undone),
+    }
 }
 
 async fn prepare(resource: &Arc<dyn AnyResource>, branch: BranchId) -> Result<(), Fault> {
@@ -96,7 +143,8 @@ async fn prepare(resource: &Arc<dyn AnyResource>, branch: BranchId) -> Result<()
         Ok(Returned::Voted(Vote::Commit { .. })) => "it voted commit",
         Ok(Returned::Voted(Vote::ReadOnly)) => "it voted read-only",
         Ok(Returned::Did(..) | Returned::Retry) => "it gave no vote that can be used",
-        Err(why) => &format!("it gave no vote: {why}"),
+        Err(Words::Later(why)) => return Err(Fault::Later(why)),
+        Err(Words::Panicked) => "it panicked",
     };
     Err(Fault::Broken(Broken {
         what: format!("asked to prepare a branch that it has never seen, {what}"),
@@ -123,7 +171,8 @@ async fn rollback(resource: &Arc<dyn AnyResource>, branch: BranchId) -> Result<(
     let what = match ask(resource, branch, "rollback", Call::Rollback).await? {
         Ok(Returned::Did(Done::Done, _)) => return Ok(()),
         Ok(returned) => format!("it said {returned:?}"),
-        Err(why) => why.to_string(),
+        Err(Words::Later(why)) => return Err(Fault::Later(why)),
+        Err(Words::Panicked) => "it panicked".to_owned(),
     };
     Err(Fault::Broken(Broken {
         what: format!("told to roll back a branch that it has never seen, {what}"),
@@ -137,15 +186,6 @@ async fn rollback(resource: &Arc<dyn AnyResource>, branch: BranchId) -> Result<(
 enum Words {
     Later(String),
     Panicked,
-}
-
-impl std::fmt::Display for Words {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Later(why) => write!(f, "it says later: {}", why.escape_debug()),
-            Self::Panicked => f.write_str("it panicked"),
-        }
-    }
 }
 
 async fn ask(
