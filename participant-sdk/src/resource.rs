@@ -192,8 +192,9 @@ pub trait Resource: Send + Sync + 'static {
     }
 
     /// The branches that are prepared and not finished, read from the resource itself. Asked at the
-    /// start, and again and again while the participant runs, beside all other calls. Left out, a
-    /// branch stays in doubt and keeps its locks for ever; what is not prepared must not be listed.
+    /// start, and again and again while the participant runs, beside all other calls; then it is
+    /// given up after two minutes and asked for again. Left out, a branch stays in doubt and keeps
+    /// its locks for ever; what is not prepared must not be listed.
     ///
     /// # Errors
     /// [`Retry`]: the participant does not start; later it is asked again after a pause.

@@ -217,6 +217,18 @@ async fn a_late_prepare_is_found_without_a_restart_once_it_was_listed_twice() {
     participant.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_list_that_never_returns_is_given_up_and_asked_for_again() {
+    let (vault, mut lists) = Vault::new([]);
+    let mut builder = Participant::builder("bank").coordinator("http://127.0.0.1:1");
+    builder.attach("bank/a", vault);
+    let participant = builder.start().await.unwrap();
+    let patience = Duration::from_secs(600);
+    let _hangs = tokio::time::timeout(patience, lists.recv()).await.unwrap().unwrap();
+    tokio::time::timeout(patience, lists.recv()).await.expect("a second list").unwrap();
+    participant.stop().await;
+}
+
 /// A list is old when it arrives: a branch that was finished meanwhile must not come back as one
 /// that is in doubt.
 #[tokio::test]

@@ -31,7 +31,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
@@ -47,6 +47,9 @@ use v1::participate_response::Body as Heard;
 
 /// How often enlistments without an answer are looked through.
 const REPEAT_EVERY: Duration = Duration::from_millis(250);
+/// How long a list of prepared branches may take while the participant runs. What happens meanwhile
+/// is noted in memory.
+const LIST_MAX: Duration = Duration::from_secs(120);
 /// How long a stop waits for calls of the resources, and then for the coordinator to take the last
 /// words.
 const STOP_CALLS_PATIENCE: Duration = Duration::from_secs(5);
@@ -254,10 +257,11 @@ impl Runner {
         self.lists.push(Box::pin(async move {
             // The making of the future may panic as well.
             let listing = AssertUnwindSafe(async move { resource.recover().await });
-            let why = match listing.catch_unwind().await {
-                Ok(Ok(listed)) => return (index, Some(listed)),
-                Ok(Err(retry)) => retry.why,
-                Err(_) => "it panicked".to_owned(),
+            let why = match timeout(LIST_MAX, listing.catch_unwind()).await {
+                Ok(Ok(Ok(listed))) => return (index, Some(listed)),
+                Ok(Ok(Err(retry))) => retry.why,
+                Ok(Err(_)) => "it panicked".to_owned(),
+                Err(_) => "it does not answer".to_owned(),
             };
             tracing::warn!(?why, "a resource cannot list its prepared branches: asked again");
             (index, None)

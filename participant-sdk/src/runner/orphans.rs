@@ -58,6 +58,7 @@ impl Scan {
 
     /// The resource could not list its branches.
     pub(super) fn fail(&mut self) {
+        self.touched.clear();
         self.pause();
     }
 
