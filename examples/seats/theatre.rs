@@ -75,9 +75,10 @@ impl Theatre {
             apply(&mut bookings, words).with_context(|| format!("the line {words:?}"))?;
             whole_bytes += line.len();
         }
-        // The last line may be torn: its sync never returned, so nobody was told. Anything else
-        // that cannot be read is damage, and guessing would be worse than not to open.
-        ensure!(!text[whole_bytes..].trim_end().contains('\n'), "the file is damaged");
+        // A tail without a line's end may be torn: its sync never returned, so nobody was told.
+        // Anything else that cannot be read is damage, perhaps to what somebody was told: guessing
+        // would be worse than not to open.
+        ensure!(!text[whole_bytes..].contains('\n'), "the file is damaged");
         file.set_len(whole_bytes.try_into()?)?;
         file.sync_all()?;
         Ok(Self { bookings: Mutex::new(bookings), file: Arc::new(Mutex::new(file)) })

@@ -1,6 +1,7 @@
 //! The theatre is killed between its vote and what is decided, and finishes.
 #![allow(missing_docs)]
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -32,13 +33,17 @@ struct Theatre {
 }
 
 impl Theatre {
-    fn open(file: &Path, coordinator: &InProcess) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_seats"))
+    fn command(file: &Path, coordinator: &InProcess) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_seats"));
+        command
             .args(["theatre", file.to_str().unwrap(), "0"])
-            .env("UNANIMOUS_ADDRESS", coordinator.address())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .env("UNANIMOUS_ADDRESS", coordinator.address());
+        command
+    }
+
+    fn open(file: &Path, coordinator: &InProcess) -> Self {
+        let mut command = Self::command(file, coordinator);
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("the theatre is open at ").unwrap().to_owned();
@@ -66,11 +71,18 @@ impl Drop for Theatre {
 
 /// Votes what the test says, when it says so.
 #[derive(Default)]
-struct Till(Mutex<Option<oneshot::Receiver<bool>>>);
+struct Till {
+    told: Mutex<Option<oneshot::Receiver<bool>>>,
+    joined: Mutex<BTreeSet<BranchId>>,
+}
 
 impl Resource for Till {
+    fn joined(&self, branch: &BranchId) {
+        self.joined.lock().unwrap().insert(*branch);
+    }
+
     async fn prepare(&self, _: &BranchId) -> Result<Vote, Retry> {
-        let told = self.0.lock().unwrap().take();
+        let told = self.told.lock().unwrap().take();
         let pays = match told {
             Some(told) => told.await?,
             None => false,
@@ -80,8 +92,8 @@ impl Resource for Till {
     }
 
     async fn commit(&self, branch: &BranchId, _: Option<&Evidence>) -> Result<Done, Retry> {
-        let ours = branch.gtrid.owner().log.cluster == 1;
-        Ok(if ours { Done::Done } else { Done::Heuristic(BranchResult::Hazard) })
+        let joined = self.joined.lock().unwrap().contains(branch);
+        Ok(if joined { Done::Done } else { Done::Heuristic(BranchResult::Hazard) })
     }
 
     async fn rollback(&self, _: &BranchId) -> Result<Done, Retry> {
@@ -129,7 +141,7 @@ async fn a_theatre_killed_after_its_vote_does_what_is_decided() {
         client.book(tx.request(book)).await.unwrap();
         till.enlist(&tx.context()).await.unwrap().end();
         let (tell, told) = oneshot::channel();
-        *till.0.lock().unwrap() = Some(told);
+        *till.told.lock().unwrap() = Some(told);
         let committed = tokio::spawn(tx.commit());
         until_prepared(&coordinator, gtrid).await;
         drop(theatre);
@@ -157,4 +169,19 @@ async fn a_theatre_killed_after_its_vote_does_what_is_decided() {
     assert_eq!(taken.unwrap_err().code(), tonic::Code::AlreadyExists);
     client.book(tx.request(BookRequest { seat: 2, guest: "bob".to_owned() })).await.unwrap();
     assert!(tx.commit().await.is_err(), "all or nothing");
+    drop(theatre);
+
+    // One that is whole and wrong was answered for.
+    let mut damaged = whole;
+    let last = damaged.len() - 2;
+    damaged[last] ^= 1;
+    std::fs::write(&file, damaged).unwrap();
+    let mut command = Theatre::command(&file, &coordinator);
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut refused = piped.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(refused.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    refused.kill().unwrap();
+    let words = String::from_utf8(refused.wait_with_output().unwrap().stderr).unwrap();
+    assert!(line.is_empty() && words.contains("the file is damaged"), "{line}{words}");
 }
