@@ -98,6 +98,10 @@ impl Resource for Scripted {
         Ok(self.prepared.clone())
     }
 
+    fn votes_early(&self, _: &BranchId) -> bool {
+        true
+    }
+
     fn ended(&self, mark: &EndedMark) {
         assert_eq!(mark.sequence, 42);
         self.called("ended", &branch_of_nobody());
@@ -351,6 +355,26 @@ async fn work_that_leaves_while_its_branch_is_being_undone_is_undone_again() {
     go_on.send(()).unwrap();
     assert_eq!(stage.session.vote().await.ballot(), v1::Ballot::Rollback);
     assert_eq!(stage.call().await, ("rollback", id), "once more");
+}
+
+#[tokio::test]
+async fn a_call_after_the_vote_is_told_that_the_branch_has_voted_or_that_it_was_undone() {
+    let mut stage = Stage::set().await;
+    let (go_on, waits) = oneshot::channel();
+    stage.resource.slow_rollbacks.lock().unwrap().push_back(waits);
+    let branch = stage.join(1).await;
+    let id = *branch.id();
+    branch.vote();
+    stage.session.vote().await;
+    let late = soon("an answer", stage.resource.enlist(&context(1))).await;
+    assert_eq!(late.unwrap_err(), JoinError::Voted);
+    stage.session.decide(&id, v1::Decision::Rollback).await;
+    assert_eq!(stage.call().await, ("prepare", id));
+    assert_eq!(stage.call().await, ("rollback", id));
+    let late = soon("an answer", stage.resource.enlist(&context(1))).await;
+    assert_eq!(late.unwrap_err(), JoinError::Undone);
+    go_on.send(()).unwrap();
+    stage.session.acknowledged().await;
 }
 
 #[tokio::test]

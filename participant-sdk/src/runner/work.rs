@@ -50,8 +50,10 @@ impl Runner {
     fn let_join(&mut self, branch: BranchId, joining: Joining, remaining_ms: u64) {
         let (undone, voted) =
             self.joins.get_mut(&branch).map_or((true, false), |join| (join.undone, join.voted));
-        if undone || self.core.state(&branch).is_some_and(|state| state != State::Active) {
-            let error = if voted { JoinError::Voted } else { JoinError::Undone };
+        let state = self.core.state(&branch);
+        if undone || state.is_some_and(|state| state != State::Active) {
+            let stands = matches!(state, Some(State::Preparing | State::Prepared));
+            let error = if voted && stands { JoinError::Voted } else { JoinError::Undone };
             let _ = joining.reply.send(Err(error));
             return;
         }
