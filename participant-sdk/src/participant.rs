@@ -45,6 +45,7 @@ use unanimous_core::Gtrid;
 
 /// What a participant is able to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ParticipantState {
     /// There is no session; the coordinator is dialled. Joining waits.
     Connecting,

@@ -10,6 +10,7 @@ use unanimous_core::Gtrid;
 
 /// Why work on an account was refused. Nothing has changed. Becomes a [`Status`] with `?`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum WorkError {
     /// Another branch works on the account: try again later, in another transaction.
     #[error("account {account} is locked by transaction {holder}")]

@@ -22,6 +22,7 @@ const KIND_BYTES_MAX: usize = 32;
 
 /// Why a participant did not start.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// The participant's name or a resource id breaks its rule.
     #[error(transparent)]

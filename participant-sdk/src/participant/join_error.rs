@@ -7,6 +7,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 /// Why work did not join a transaction. Becomes a [`Status`] with `?`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum JoinError {
     /// The call carries no transaction.
     #[error("the call has no header `{HEADER_TRANSACTION}`")]
