@@ -2,7 +2,7 @@
 //! how many branches were enlisted on its behalf.
 
 use crate::participant::JoinError;
-use crate::tally::{Pending, Tally, Ticket, branches_in};
+use crate::tally::{Pending, Running, Tally, Ticket, UnderWay, branches_in};
 use crate::{HEADER_TRANSACTION, deadline};
 use http::{Extensions, HeaderMap, HeaderValue};
 use std::future::Future;
@@ -92,6 +92,16 @@ impl Context {
         self.tally.complete()
     }
 
+    /// What its commit may claim.
+    pub(crate) fn branches_at_end(&self) -> Result<Option<u32>, UnderWay> {
+        self.tally.at_end()
+    }
+
+    /// What the reply to this call tells.
+    pub(crate) fn branches_announced(&self) -> u32 {
+        self.tally.announced()
+    }
+
     /// A work request that carries the transaction and its remaining time. Its reply is counted by
     /// a [`crate::ClientLayer`] on the way, by [`Context::call`], or by [`Context::count_reply`].
     pub fn request<M>(&self, message: M) -> Request<M> {
@@ -111,9 +121,9 @@ impl Context {
         F: Future<Output = Result<Response<R>, Status>>,
     {
         let (request, ticket) = self.ticketed(message);
-        let call = Call(ticket);
+        let call = Call { _running: ticket.running(), ticket };
         let reply = send(request).await?;
-        if let Some(pending) = call.0.claim() {
+        if let Some(pending) = call.ticket.claim() {
             pending.settle(branches_in(reply.metadata().as_ref()));
         }
         Ok(reply)
@@ -188,11 +198,14 @@ impl Context {
 }
 
 /// A call under way. Dropped, the request has brought nothing, unless a layer has followed it.
-struct Call(Ticket);
+struct Call {
+    ticket: Ticket,
+    _running: Running,
+}
 
 impl Drop for Call {
     fn drop(&mut self) {
-        drop(self.0.claim());
+        drop(self.ticket.claim());
     }
 }
 

@@ -110,7 +110,8 @@ fn succeeded<R>(response: &Response<R>) -> bool {
 /// [`Context`], which is in the request's extensions as well.
 ///
 /// The branches that were counted there until the reply's headers are sent, those of calls through
-/// a [`ClientLayer`] included, are told in the reply's header `unanimous-branches`. A call without
+/// a [`ClientLayer`] included, are told in the reply's header `unanimous-branches`. If one of these
+/// calls still runs then, the transaction will roll back: what it does could be lost. A call without
 /// the header `unanimous-transaction` passes as it is; one with a header that cannot be read is
 /// refused: INVALID_ARGUMENT to gRPC, otherwise status 400.
 #[derive(Clone, Copy, Debug, Default)]
@@ -166,7 +167,7 @@ where
         let counted = context.clone();
         let answered = async move {
             let mut response = call.await?;
-            announce(response.headers_mut(), counted.branches());
+            announce(response.headers_mut(), counted.branches_announced());
             Ok(response)
         };
         context.scope(answered).boxed()
@@ -224,6 +225,42 @@ mod tests {
                 response.headers_mut().insert(*name, value.parse().unwrap());
             }
             std::future::ready(Ok(response))
+        }
+    }
+
+    /// Never answers.
+    struct Silent;
+
+    impl Service<Request<()>> for Silent {
+        type Response = Response<HeaderMap>;
+        type Error = Infallible;
+        type Future = std::future::Pending<Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            std::future::pending()
+        }
+    }
+
+    /// Makes a call to [`Silent`], keeps it, and answers.
+    #[derive(Default)]
+    struct Careless(Option<BoxFuture<'static, Result<Response<HeaderMap>, Infallible>>>);
+
+    impl Service<Request<()>> for Careless {
+        type Response = Response<HeaderMap>;
+        type Error = Infallible;
+        type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            self.0 = Some(ClientLayer.layer(Silent).call(request(&[])));
+            std::future::ready(Ok(Response::new(HeaderMap::new())))
         }
     }
 
@@ -321,6 +358,15 @@ mod tests {
         }
         let Ok(response) = ServerLayer.layer(Mirror(vec![])).call(request(&[])).await;
         assert!(response.headers().is_empty(), "no transaction");
+    }
+
+    /// The caller's commit claims a number that is never right.
+    #[tokio::test]
+    async fn a_handler_that_leaves_a_call_behind_announces_what_cannot_be_committed() {
+        let named = request(&[(HEADER_TRANSACTION, context(1).gtrid().to_string())]);
+        let mut service = ServerLayer.layer(Careless::default());
+        let Ok(response) = service.call(named).await;
+        assert_eq!(branches_in(response.headers()), u32::MAX);
     }
 
     #[tokio::test]

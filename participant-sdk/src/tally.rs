@@ -15,7 +15,13 @@ struct Counts {
     requests: u32,
     settled: u32,
     branches: u32,
+    /// Calls that are known to run.
+    under_way: u32,
 }
+
+/// A call of the transaction runs: what it enlists is not known to anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UnderWay;
 
 impl Tally {
     /// Branches counted so far.
@@ -23,11 +29,22 @@ impl Tally {
         self.lock().branches
     }
 
+    /// What is told to whoever asked for this work: a number that no transaction has, if it is not
+    /// over. It comes first then, whatever else is missing.
+    pub(crate) fn announced(&self) -> u32 {
+        let counts = self.lock();
+        if counts.under_way > 0 { u32::MAX } else { counts.branches }
+    }
+
+    /// What a commit may claim; it may not be asked for while a call runs.
+    pub(crate) fn at_end(&self) -> Result<Option<u32>, UnderWay> {
+        let counts = *self.lock();
+        if counts.under_way > 0 { Err(UnderWay) } else { Ok(counts.complete()) }
+    }
+
     /// The number that may be claimed: something was counted, and no request is unaccounted for.
     pub(crate) fn complete(&self) -> Option<u32> {
-        let Counts { requests, settled, branches } = *self.lock();
-        let complete = requests == settled && (requests > 0 || branches > 0);
-        complete.then_some(branches)
+        self.lock().complete()
     }
 
     /// Counts branches that no request stands for.
@@ -58,6 +75,15 @@ impl Tally {
     }
 }
 
+impl Counts {
+    fn complete(self) -> Option<u32> {
+        let Self { requests, settled, branches, under_way: _ } = self;
+        let complete = requests == settled && (requests > 0 || branches > 0);
+        // A service announced that it was not over: that must not be lost with other replies.
+        (complete || branches == u32::MAX).then_some(branches)
+    }
+}
+
 /// One request, before it is known who follows it: rides in its extensions. Clones are the same
 /// request.
 #[derive(Clone, Debug)]
@@ -70,7 +96,13 @@ impl Ticket {
     /// Whoever claims it first accounts for the request; nobody else does.
     pub(crate) fn claim(&self) -> Option<Pending> {
         let first = !self.claimed.swap(true, Ordering::Relaxed);
-        first.then(|| Pending { tally: Some(self.tally.clone()) })
+        first.then(|| Pending { tally: Some(self.tally.clone()), _running: self.running() })
+    }
+
+    /// The call runs until this is dropped.
+    pub(crate) fn running(&self) -> Running {
+        self.tally.lock().under_way += 1;
+        Running(self.tally.clone())
     }
 }
 
@@ -80,6 +112,17 @@ impl Ticket {
 #[must_use]
 pub(crate) struct Pending {
     tally: Option<Tally>,
+    _running: Running,
+}
+
+/// A call that runs.
+#[derive(Debug)]
+pub(crate) struct Running(Tally);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.lock().under_way -= 1;
+    }
 }
 
 impl Pending {
@@ -133,6 +176,20 @@ mod tests {
         tally.settle_any(0);
         let _another = tally.ticket();
         assert_eq!(tally.complete(), None, "one too many accounts for no later request");
+    }
+
+    #[test]
+    fn nothing_is_claimed_or_announced_while_a_call_runs() {
+        let tally = Tally::default();
+        tally.ticket().claim().unwrap().settle(1);
+        let running = tally.ticket().claim().unwrap();
+        assert_eq!((tally.at_end(), tally.announced()), (Err(UnderWay), u32::MAX));
+        drop(running);
+        assert_eq!((tally.at_end(), tally.announced()), (Ok(Some(1)), 1));
+        let _unfollowed = tally.ticket();
+        assert_eq!((tally.at_end(), tally.announced()), (Ok(None), 1));
+        tally.add(u32::MAX);
+        assert_eq!(tally.at_end(), Ok(Some(u32::MAX)), "a service was not over");
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub use synchronization::Completion;
 
 use crate::client::{Client, ResolveError};
 use crate::context::Context;
+use crate::tally::UnderWay;
 use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
@@ -28,6 +29,9 @@ use unanimous_core::Gtrid;
 use unanimous_core::message::Wait;
 use unanimous_proto::v1;
 use v1::transact_request::Body as Say;
+
+/// Why a commit is not even asked for.
+const UNDER_WAY: &str = "a call of the transaction is still under way";
 
 /// What work needs of its transaction; it cannot end it. Clones are the same transaction.
 ///
@@ -208,6 +212,9 @@ impl Transaction {
     /// [`Handle::before_commit`], then the commit itself. Once that is sent, it runs to its end
     /// even if the future is dropped.
     ///
+    /// A call of the transaction that still runs then, in a task that was not waited for, rolls
+    /// back ([`RollbackReason::Requested`]): its work would be in doubt.
+    ///
     /// A session that is lost meanwhile is no outcome: the commit, which is idempotent, is asked
     /// for again on the next one, and so is one that the coordinator refuses for now, as long as
     /// [`crate::ClientBuilder::resolve_within`] says.
@@ -229,9 +236,10 @@ impl Transaction {
             }
         }
         let only = self.shared.rollback_only().take();
-        let committed = match only {
-            Some(why) => self.refuse(why).await,
-            None => self.ask_commit().await,
+        let committed = match (only, self.shared.context.branches_at_end()) {
+            (Some(why), _) => self.refuse(why).await,
+            (None, Err(UnderWay)) => self.refuse(UNDER_WAY.to_owned()).await,
+            (None, Ok(branches)) => self.ask_commit(branches).await,
         };
         match &committed {
             Ok(committed) => tracing::debug!(completed = committed.completed, "committed"),
@@ -257,9 +265,9 @@ impl Transaction {
         committed
     }
 
-    async fn ask_commit(&mut self) -> Result<Committed, CommitError> {
+    async fn ask_commit(&mut self, branches: Option<u32>) -> Result<Committed, CommitError> {
         self.stage = Stage::Committing;
-        let (gtrid, branches) = (self.gtrid(), self.branches());
+        let gtrid = self.gtrid();
         let wait = match self.wait {
             Wait::Decided => v1::Wait::Decided,
             Wait::Completed => v1::Wait::Completed,

@@ -96,6 +96,29 @@ async fn branches_are_only_claimed_when_every_reply_was_counted() {
     assert_eq!(tx.branches(), None);
 }
 
+/// With one branch counted, the coordinator would commit it and forget the other one.
+#[tokio::test]
+async fn a_call_that_is_still_under_way_is_never_committed_around() {
+    let (_coordinator, client, mut session) = open().await;
+    let tx = begun(&client, &mut session, 1).await;
+    tx.call((), |_| async { Ok(work_reply(Some("1"))) }).await.unwrap();
+    let (handle, (started, starts)) = (tx.handle(), tokio::sync::oneshot::channel());
+    let left = tokio::spawn(async move {
+        let call = handle.call((), async |_| {
+            started.send(()).unwrap();
+            std::future::pending::<Result<Response<()>, Status>>().await
+        });
+        call.await.map(drop)
+    });
+    starts.await.unwrap();
+    let committed = committing(tx);
+    let (call, Asked::Rollback(_)) = session.asked().await else { unreachable!() };
+    session.ended(call, v1::Outcome::RolledBack).await;
+    let error = soon("a commit", committed).await.unwrap().unwrap_err();
+    assert!(error.to_string().ends_with("is still under way"), "{error}");
+    left.abort();
+}
+
 #[tokio::test]
 async fn a_commit_whose_session_was_lost_is_asked_for_again_with_the_same_request_id() {
     let (mut coordinator, client, mut session) = open().await;
