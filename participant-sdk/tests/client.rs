@@ -141,20 +141,15 @@ async fn a_commit_whose_session_was_lost_is_asked_for_again_with_the_same_reques
 async fn every_outcome_of_a_commit_has_its_error() {
     let (_coordinator, client, mut session) = open().await;
     for (sequence, outcome, expected) in [
-        (1, v1::Outcome::HeuristicMixed, Some(Outcome::Mixed)),
-        (2, v1::Outcome::HeuristicHazard, Some(Outcome::Hazard)),
-        (3, v1::Outcome::HeuristicRollback, Some(Outcome::HeuristicRollback)),
-        (4, v1::Outcome::Unknown, None),
+        (1, v1::Outcome::HeuristicMixed, Outcome::Mixed),
+        (2, v1::Outcome::HeuristicHazard, Outcome::Hazard),
+        (3, v1::Outcome::HeuristicRollback, Outcome::HeuristicRollback),
     ] {
         let tx = begun(&client, &mut session, sequence).await;
         let committed = committing(tx);
         let (call, _) = commit(&mut session).await;
         session.ended(call, outcome).await;
-        let gtrid = gtrid(sequence);
-        let expected = match expected {
-            Some(outcome) => CommitError::Heuristic { gtrid, outcome },
-            None => CommitError::Unknown { gtrid },
-        };
+        let expected = CommitError::Heuristic { gtrid: gtrid(sequence), outcome: expected };
         assert_eq!(soon("a commit", committed).await.unwrap(), Err(expected));
     }
     let tx = begun(&client, &mut session, 5).await;
@@ -172,6 +167,40 @@ async fn every_outcome_of_a_commit_has_its_error() {
     assert!(!error.to_string().contains('\u{1b}'), "{error}");
     let CommitError::RolledBack { rollback, .. } = error else { unreachable!("{error}") };
     assert_eq!((rollback.reason, &*rollback.participant), (RollbackReason::Voted, "bank-b"));
+}
+
+/// The coordinator was started again: nobody else commits, so that there was no commit. Only the
+/// first one's answer proves it.
+#[tokio::test]
+async fn a_commit_that_nobody_can_have_heard_before_is_rolled_back_where_there_is_no_record() {
+    let (mut coordinator, client, mut session) = open().await;
+    let committed = committing(begun(&client, &mut session, 1).await);
+    let (call, _) = commit(&mut session).await;
+    session.reply(call, refused("STARTING", 1)).await;
+    let (call, _) = commit(&mut session).await;
+    session.ended(call, v1::Outcome::Unknown).await;
+    let error = soon("a commit", committed).await.unwrap().unwrap_err();
+    let CommitError::RolledBack { rollback, .. } = error else { unreachable!("{error}") };
+    assert_eq!(rollback.reason, RollbackReason::Presumed);
+
+    let committed = committing(begun(&client, &mut session, 2).await);
+    commit(&mut session).await;
+    drop(session);
+    let mut session = coordinator.client().await;
+    session.welcome().await;
+    let (call, _) = commit(&mut session).await;
+    session.ended(call, v1::Outcome::Unknown).await;
+    let error = soon("a commit", committed).await.unwrap().unwrap_err();
+    assert!(matches!(error, CommitError::Unknown { .. }), "{error}");
+
+    // Not decided: that one was heard.
+    let committed = committing(begun(&client, &mut session, 3).await);
+    let (call, _) = commit(&mut session).await;
+    session.ended(call, v1::Outcome::Pending).await;
+    let (call, _) = commit(&mut session).await;
+    session.ended(call, v1::Outcome::Unknown).await;
+    let error = soon("a commit", committed).await.unwrap().unwrap_err();
+    assert!(matches!(error, CommitError::Unknown { .. }), "{error}");
 }
 
 #[tokio::test]
@@ -444,7 +473,7 @@ impl std::io::Write for Log {
 /// `run` is spawned: its future is `Send`.
 #[tokio::test]
 async fn work_that_succeeds_is_committed_and_work_that_fails_or_panics_is_rolled_back() {
-    let (_coordinator, client, mut session) = open().await;
+    let (mut coordinator, client, mut session) = open().await;
     let (told, mut completions) = tokio::sync::mpsc::unbounded_channel();
     let run = |end: &'static str| {
         let told = told.clone();
@@ -484,6 +513,10 @@ async fn work_that_succeeds_is_committed_and_work_that_fails_or_panics_is_rolled
 
     let running = run("ok");
     session.begun(4).await;
+    commit(&mut session).await;
+    drop(session);
+    let mut session = coordinator.client().await;
+    session.welcome().await;
     let (call, _) = commit(&mut session).await;
     session.ended(call, v1::Outcome::Unknown).await;
     let unknown = Err(RunError::Commit(CommitError::Unknown { gtrid: gtrid(4) }));

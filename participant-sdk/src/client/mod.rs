@@ -9,7 +9,7 @@ pub(crate) use link::{Ask, Lost};
 
 use crate::context::Context;
 use crate::endpoint::endpoint;
-use crate::transaction::{Handle, Rollback, RunError, Transaction};
+use crate::transaction::{Handle, Rollback, RollbackReason, RunError, Transaction};
 use error::NAME_BYTES_MAX;
 use link::Link;
 use std::future::{Future, IntoFuture};
@@ -186,7 +186,8 @@ impl Client {
     ///
     /// A commit that is refused has changed nothing, and is asked for again if the coordinator
     /// wants that. A refusal is no such news when the commit may have been heard before: then its
-    /// outcome is asked for.
+    /// outcome is asked for. Nor is a missing record: only who has sent no commit before, and
+    /// nobody else sends one, knows that there was none.
     pub(crate) async fn ask_outcome(&self, mut say: Say) -> Result<Resolution, ResolveError> {
         let deadline = Instant::now() + self.resolve_within;
         let question = matches!(say, Say::Resolve(_));
@@ -196,8 +197,14 @@ impl Client {
             let answer = timeout_at(deadline, self.ask(say.clone())).await;
             let pause = match answer.map_err(|_| ResolveError::NoAnswer)? {
                 Ok(Heard::Ended(ended)) => match resolution(ended.result.as_ref()) {
+                    Some(Resolution::Unknown) if !heard && !question => {
+                        return Ok(Resolution::RolledBack(presumed()));
+                    }
                     Some(resolution) => return Ok(resolution),
-                    None => ASK_AGAIN_AFTER,
+                    None => {
+                        heard |= !question;
+                        ASK_AGAIN_AFTER
+                    }
                 },
                 Ok(Heard::Refused(v1::Refused { reason, detail, retry_after_ms })) => {
                     heard |= !question && reason == INTERNAL;
@@ -397,6 +404,12 @@ async fn rest(pause: Duration, deadline: Instant) -> Option<()> {
 fn outcome_of(commit: v1::Commit) -> v1::Resolve {
     let v1::Commit { gtrid, expected_branches, .. } = commit;
     v1::Resolve { gtrid, expected_branches, wait: true }
+}
+
+/// The coordinator has forgotten it, and nobody has asked for its commit.
+fn presumed() -> Rollback {
+    let (participant, detail) = (String::new(), String::new());
+    Rollback { reason: RollbackReason::Presumed, participant, detail }
 }
 
 /// `None`: not decided yet, or a value of a newer version: ask again.
