@@ -28,6 +28,8 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 const INTERNAL: &str = "INTERNAL";
 /// How long one last question may take, when the time for an answer is over.
 const LAST_QUESTION_MAX: Duration = Duration::from_secs(1);
+/// Whoever wants to wait for longer waits for ever.
+const PATIENCE_MAX: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// What became of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,7 +191,7 @@ impl Client {
     /// outcome is asked for. Nor is a missing record: only who has sent no commit before, and
     /// nobody else sends one, knows that there was none.
     pub(crate) async fn ask_outcome(&self, mut say: Say) -> Result<Resolution, ResolveError> {
-        let deadline = Instant::now() + self.resolve_within;
+        let deadline = end_of(self.resolve_within);
         let question = matches!(say, Say::Resolve(_));
         let mut heard = false;
         loop {
@@ -338,7 +340,7 @@ impl Begin {
     async fn begin(self) -> Result<Transaction, BeginError> {
         let Self { client, name, timeout, labels, traceparent } = self;
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        let deadline = Instant::now() + client.begin_within;
+        let deadline = end_of(client.begin_within);
         let mut refusal = None;
         loop {
             let request_id: [u8; 16] = rand::random();
@@ -385,6 +387,10 @@ impl IntoFuture for Begin {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.begin())
     }
+}
+
+fn end_of(patience: Duration) -> Instant {
+    Instant::now() + patience.min(PATIENCE_MAX)
 }
 
 /// Not earlier than the coordinator wishes, and up to twice as late: those who are refused together

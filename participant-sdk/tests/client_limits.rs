@@ -1,0 +1,26 @@
+//! Clients at the edges: no time, all the time, and a runtime that is gone.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::future::IntoFuture;
+use std::time::Duration;
+use support::{Coordinator, soon};
+use unanimous_proto::v1;
+use unanimous_sdk::Client;
+
+#[tokio::test]
+async fn endless_patience_is_no_overflow() {
+    let mut coordinator = Coordinator::start().await;
+    let patient = Client::builder(&coordinator.address, "app")
+        .begin_within(Duration::MAX)
+        .resolve_within(Duration::MAX);
+    let client = patient.connect().unwrap();
+    let mut session = coordinator.client().await;
+    session.welcome().await;
+    let (begun, _) = tokio::join!(client.begin("a").into_future(), session.begun(1));
+    let rolled_back = tokio::spawn(begun.unwrap().rollback());
+    let (call, _) = session.asked().await;
+    session.ended(call, v1::Outcome::RolledBack).await;
+    assert!(soon("a rollback", rolled_back).await.unwrap().is_ok());
+}
