@@ -24,3 +24,27 @@ async fn endless_patience_is_no_overflow() {
     session.ended(call, v1::Outcome::RolledBack).await;
     assert!(soon("a rollback", rolled_back).await.unwrap().is_ok());
 }
+
+#[tokio::test]
+async fn no_time_is_not_the_coordinators_default() {
+    let mut coordinator = Coordinator::start().await;
+    let client = Client::connect(&coordinator.address, "app").await.unwrap();
+    let mut session = coordinator.client().await;
+    session.welcome().await;
+    for (sequence, timeout, expected_ms) in [
+        (1, Some(Duration::ZERO), 1),
+        (2, Some(Duration::from_micros(999)), 1),
+        (3, Some(Duration::from_millis(7)), 7),
+        (4, None, 0),
+    ] {
+        let begin = client.begin("a");
+        let begin = match timeout {
+            Some(timeout) => begin.timeout(timeout),
+            None => begin,
+        };
+        let (begun, asked) = tokio::join!(begin.into_future(), session.begun(sequence));
+        assert_eq!(asked.timeout_ms, expected_ms, "{timeout:?}");
+        drop(begun);
+        session.asked().await;
+    }
+}

@@ -138,7 +138,7 @@ impl Client {
         Begin {
             client: self.clone(),
             name: name.into(),
-            timeout: Duration::ZERO,
+            timeout: None,
             labels: Vec::new(),
             traceparent: String::new(),
         }
@@ -270,16 +270,16 @@ impl Client {
 pub struct Begin {
     client: Client,
     name: String,
-    timeout: Duration,
+    timeout: Option<Duration>,
     labels: Vec<v1::Label>,
     traceparent: String,
 }
 
 impl Begin {
     /// After this time without a decision the coordinator rolls the transaction back. Without it:
-    /// the coordinator's default.
+    /// the coordinator's default. The shortest one is 1 ms.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = Some(timeout);
         self
     }
 
@@ -339,7 +339,7 @@ impl Begin {
 
     async fn begin(self) -> Result<Transaction, BeginError> {
         let Self { client, name, timeout, labels, traceparent } = self;
-        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let timeout_ms = timeout.map_or(0, wire_ms);
         let deadline = end_of(client.begin_within);
         let mut refusal = None;
         loop {
@@ -387,6 +387,11 @@ impl IntoFuture for Begin {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.begin())
     }
+}
+
+/// On the wire 0 is the coordinator's default.
+fn wire_ms(timeout: Duration) -> u64 {
+    u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 fn end_of(patience: Duration) -> Instant {
