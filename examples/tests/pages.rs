@@ -96,6 +96,8 @@ fn what_to_do(error: &CommitError) -> String {
         CommitError::CommittedBefore { .. } => "go on".to_owned(),
         // Not carried out, nothing changed; the time-out rolls it back.
         CommitError::Refused { reason, .. } => format!("the coordinator is busy: {reason}"),
+        // What later versions may add says nothing that is certain.
+        other => format!("ask later: {}", other.gtrid()),
     }
 }
 

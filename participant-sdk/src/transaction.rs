@@ -256,7 +256,7 @@ impl Transaction {
             Err(CommitError::Heuristic { outcome, .. }) => Completion::Heuristic(*outcome),
             Err(CommitError::Unknown { .. }) => Completion::Unknown,
             // Nothing was changed: the guard rolls back when it is dropped.
-            Err(CommitError::Refused { .. }) => {
+            Err(CommitError::Refused { .. } | CommitError::ClientOver { .. }) => {
                 self.stage = Stage::Open;
                 return committed;
             }

@@ -5,9 +5,9 @@ mod support;
 
 use std::future::IntoFuture;
 use std::time::Duration;
-use support::{Coordinator, soon};
+use support::{Coordinator, gtrid, soon};
 use unanimous_proto::v1;
-use unanimous_sdk::Client;
+use unanimous_sdk::{BeginError, Client, CommitError, ResolveError};
 
 #[tokio::test]
 async fn endless_patience_is_no_overflow() {
@@ -47,4 +47,27 @@ async fn no_time_is_not_the_coordinators_default() {
         drop(begun);
         session.asked().await;
     }
+}
+
+/// It says so at once, instead of asking for as long as it may.
+#[tokio::test]
+async fn a_client_whose_runtime_is_gone_says_so() {
+    let mut coordinator = Coordinator::start().await;
+    let address = coordinator.address.clone();
+    let first = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let entered = first.enter();
+    let client = Client::builder(address, "app").connect().unwrap();
+    drop(entered);
+    let mut session = coordinator.client().await;
+    session.welcome().await;
+    let (begun, _) = tokio::join!(client.begin("a").into_future(), session.begun(1));
+    let tx = begun.unwrap();
+    first.shutdown_background();
+    while session.next().await.is_some() {}
+    let begun = soon("no begin", client.begin("b").into_future()).await;
+    assert_eq!(begun.err(), Some(BeginError::ClientOver));
+    let error = soon("no commit", tx.commit()).await.unwrap_err();
+    assert_eq!(error, CommitError::ClientOver { gtrid: gtrid(1) });
+    let resolved = soon("no outcome", client.resolve(gtrid(1), None)).await;
+    assert_eq!(resolved, Err(ResolveError::ClientOver));
 }

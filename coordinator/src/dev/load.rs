@@ -203,8 +203,8 @@ impl Load {
             Err(CommitError::Heuristic { outcome, .. }) => {
                 Ended::Heuristic(gtrid, format!("{outcome:?}"))
             }
-            // A refusal may have met a repeated request, and the first one may have been taken.
-            Err(CommitError::Unknown { .. } | CommitError::Refused { .. }) => Ended::Unknown(gtrid),
+            // Unknown. A refusal, too, may have met a repeated request whose first one was taken.
+            Err(_) => Ended::Unknown(gtrid),
         }
     }
 

@@ -37,6 +37,9 @@ pub enum BeginError {
     /// The coordinator answered with something this version cannot read.
     #[error("no transaction: the coordinator's answer cannot be read")]
     BadAnswer,
+    /// The runtime that the client was connected in is shut down.
+    #[error("no transaction: the runtime that the client was connected in is shut down")]
+    ClientOver,
 }
 
 /// Why there is no answer to a question for an outcome. Becomes a [`Status`] with `?`.
@@ -53,6 +56,9 @@ pub enum ResolveError {
         /// For people. Untrusted text.
         detail: String,
     },
+    /// The runtime that the client was connected in is shut down. Nothing was asked.
+    #[error("the runtime that the client was connected in is shut down")]
+    ClientOver,
 }
 
 /// INTERNAL for what is wrong with the request itself: whoever called the service cannot help it.
@@ -60,6 +66,7 @@ impl From<BeginError> for Status {
     fn from(error: BeginError) -> Self {
         let (code, reason) = match &error {
             BeginError::Unreachable => (Code::Unavailable, "COORDINATOR_UNREACHABLE"),
+            BeginError::ClientOver => (Code::Internal, "CLIENT_OVER"),
             BeginError::BadAnswer => (Code::Internal, "BAD_ANSWER"),
             BeginError::Refused { reason, .. } => (refusal_code(reason), reason.as_str()),
         };
@@ -70,6 +77,7 @@ impl From<BeginError> for Status {
 impl From<ResolveError> for Status {
     fn from(error: ResolveError) -> Self {
         let (code, reason) = match &error {
+            ResolveError::ClientOver => (Code::Internal, "CLIENT_OVER"),
             ResolveError::NoAnswer => (Code::Unknown, "OUTCOME_UNKNOWN"),
             ResolveError::Refused { reason, .. } => (refusal_code(reason), reason.as_str()),
         };

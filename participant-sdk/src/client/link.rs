@@ -19,9 +19,14 @@ use v1::transact_response::Body as Heard;
 /// How long the last words of a client that is dropped may take.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The session ended before the answer.
+/// Why a call has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Lost;
+pub(crate) enum Unanswered {
+    /// The session ended before the answer.
+    Lost,
+    /// The task behind the client has ended with its runtime; the call was not made.
+    Over,
+}
 
 /// One call.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ mod error;
 mod link;
 
 pub use error::{BeginError, ConnectError, ResolveError};
-pub(crate) use link::{Ask, Lost};
+pub(crate) use link::{Ask, Unanswered};
 
 use crate::context::Context;
 use crate::endpoint::endpoint;
@@ -77,7 +77,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Starts the task that keeps the session. Does not wait for the coordinator.
+    /// Starts the task that keeps the session. Does not wait for the coordinator. The client is over
+    /// when the runtime that this is called in is shut down, also for other runtimes.
     ///
     /// # Errors
     /// The address or the name cannot be used.
@@ -223,10 +224,12 @@ impl Client {
                 }
                 Ok(_) => ASK_AGAIN_AFTER,
                 // Asked again as soon as there is a session.
-                Err(Lost) => {
+                Err(Unanswered::Lost) => {
                     heard |= !question;
                     Duration::ZERO
                 }
+                Err(Unanswered::Over) if heard => return Err(ResolveError::NoAnswer),
+                Err(Unanswered::Over) => return Err(ResolveError::ClientOver),
             };
             rest(pause, deadline).await.ok_or(gave_up)?;
         }
@@ -249,11 +252,11 @@ impl Client {
         }
     }
 
-    /// One call; [`Lost`] when the session ends before its answer.
-    async fn ask(&self, say: Say) -> Result<Heard, Lost> {
+    /// One call.
+    async fn ask(&self, say: Say) -> Result<Heard, Unanswered> {
         let (reply, answer) = oneshot::channel();
-        self.asks.send(Ask { say, reply: Some(reply) }).await.map_err(|_| Lost)?;
-        answer.await.map_err(|_| Lost)
+        self.asks.send(Ask { say, reply: Some(reply) }).await.map_err(|_| Unanswered::Over)?;
+        answer.await.map_err(|_| Unanswered::Lost)
     }
 
     /// A call whose answer nobody waits for; dropped when there is no room.
@@ -372,7 +375,8 @@ impl Begin {
                     refusal_pause(retry_after_ms, rand::random())
                 }
                 Ok(_) => return Err(BeginError::BadAnswer),
-                Err(Lost) => Duration::ZERO,
+                Err(Unanswered::Lost) => Duration::ZERO,
+                Err(Unanswered::Over) => return Err(BeginError::ClientOver),
             };
             let gave_up = || refusal.clone().unwrap_or(BeginError::Unreachable);
             rest(pause, deadline).await.ok_or_else(gave_up)?;

@@ -169,6 +169,13 @@ pub enum CommitError {
         /// For people. Untrusted text.
         detail: String,
     },
+    /// The runtime that the client was connected in is shut down, and nothing was sent: the
+    /// transaction is rolled back, at the latest by its time-out.
+    #[error("transaction {} was not ended: the runtime of its client is shut down", gtrid.short())]
+    ClientOver {
+        /// The transaction.
+        gtrid: Gtrid,
+    },
 }
 
 impl CommitError {
@@ -180,6 +187,7 @@ impl CommitError {
             | Self::CommittedBefore { gtrid }
             | Self::Unknown { gtrid }
             | Self::Heuristic { gtrid, .. }
+            | Self::ClientOver { gtrid }
             | Self::Refused { gtrid, .. } => *gtrid,
         }
     }
@@ -195,6 +203,7 @@ impl CommitError {
     pub(crate) fn from_resolution(gtrid: Gtrid, error: ResolveError) -> Self {
         match error {
             ResolveError::NoAnswer => Self::Unknown { gtrid },
+            ResolveError::ClientOver => Self::ClientOver { gtrid },
             ResolveError::Refused { reason, detail } => Self::Refused { gtrid, reason, detail },
         }
     }
@@ -234,6 +243,7 @@ impl From<CommitError> for Status {
             CommitError::CommittedBefore { .. } => (Code::FailedPrecondition, "COMMITTED_BEFORE"),
             CommitError::Unknown { .. } => (Code::Unknown, "OUTCOME_UNKNOWN"),
             CommitError::Heuristic { .. } => (Code::DataLoss, "HEURISTIC"),
+            CommitError::ClientOver { .. } => (Code::Internal, "CLIENT_OVER"),
             CommitError::Refused { reason, .. } => (Code::Unavailable, reason.as_str()),
         };
         let details = ErrorDetails::with_error_info(reason, "unanimous", metadata);

@@ -87,7 +87,7 @@ impl<In, Out> Session<In, Out> {
         self.outbound = mpsc::channel(1).0;
     }
 
-    async fn next(&mut self) -> Option<In> {
+    pub async fn next(&mut self) -> Option<In> {
         soon("a message", self.inbound.message()).await.ok().flatten()
     }
 }

@@ -162,9 +162,9 @@ pub fn ended(answer: Result<(), CommitError>) -> Ended {
     match answer {
         Ok(()) | Err(CommitError::CommittedBefore { .. }) => Ended::Committed,
         Err(CommitError::RolledBack { rollback, .. }) => Ended::RolledBack(rollback.to_string()),
-        // A refusal may have met a repeated request, and the first one may have been taken.
-        Err(CommitError::Unknown { .. } | CommitError::Refused { .. }) => Ended::Unknown,
         Err(CommitError::Heuristic { .. }) => Ended::Heuristic,
+        // Unknown. A refusal, too, may have met a repeated request whose first one was taken.
+        Err(_) => Ended::Unknown,
     }
 }
 
