@@ -88,8 +88,8 @@ fn what_to_do(error: &CommitError) -> String {
         error if error.is_retryable() => "try again".to_owned(),
         // It did not happen, and would not the next time either: a participant said no.
         CommitError::RolledBack { rollback, .. } => format!("tell the customer: {rollback}"),
-        // It may have happened. Keep the id and ask; never do it again before there is an answer.
-        CommitError::Unknown { gtrid } => format!("ask later: {gtrid}"),
+        // It may have happened. Keep both and ask; never do it again before there is an answer.
+        CommitError::Unknown { gtrid, branches } => format!("ask later: {gtrid} {branches:?}"),
         // It happened by halves. Somebody at a participant decided alone: a person has to look.
         CommitError::Heuristic { gtrid, .. } => format!("call the operator: {gtrid}"),
         // A rollback that came too late: it happened.

@@ -287,8 +287,8 @@ impl Transaction {
             answer => answer,
         };
         match resolution {
-            Ok(resolution) => CommitError::of_commit(gtrid, resolution),
-            Err(error) => Err(CommitError::from_resolution(gtrid, error)),
+            Ok(resolution) => CommitError::of_commit(gtrid, branches, resolution),
+            Err(error) => Err(CommitError::from_resolution(gtrid, branches, error)),
         }
     }
 
@@ -315,10 +315,10 @@ impl Transaction {
     }
 
     async fn ask_rollback(&self) -> Result<Rollback, CommitError> {
-        let gtrid = self.gtrid();
+        let (gtrid, branches) = (self.gtrid(), self.branches());
         match self.shared.client.ask_outcome(self.shared.rollback_message()).await {
-            Ok(resolution) => CommitError::of_rollback(gtrid, resolution),
-            Err(error) => Err(CommitError::from_resolution(gtrid, error)),
+            Ok(resolution) => CommitError::of_rollback(gtrid, branches, resolution),
+            Err(error) => Err(CommitError::from_resolution(gtrid, branches, error)),
         }
     }
 

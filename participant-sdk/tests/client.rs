@@ -183,15 +183,17 @@ async fn a_commit_that_nobody_can_have_heard_before_is_rolled_back_where_there_i
     let CommitError::RolledBack { rollback, .. } = error else { unreachable!("{error}") };
     assert_eq!(rollback.reason, RollbackReason::Presumed);
 
-    let committed = committing(begun(&client, &mut session, 2).await);
+    let tx = begun(&client, &mut session, 2).await;
+    tx.call((), async |_| Ok(work_reply(Some("1")))).await.unwrap();
+    let committed = committing(tx);
     commit(&mut session).await;
     drop(session);
     let mut session = coordinator.client().await;
     session.welcome().await;
     let (call, _) = commit(&mut session).await;
     session.ended(call, v1::Outcome::Unknown).await;
-    let error = soon("a commit", committed).await.unwrap().unwrap_err();
-    assert!(matches!(error, CommitError::Unknown { .. }), "{error}");
+    let unknown = CommitError::Unknown { gtrid: gtrid(2), branches: Some(1) };
+    assert_eq!(soon("a commit", committed).await.unwrap(), Err(unknown));
 
     // Not decided: that one was heard.
     let committed = committing(begun(&client, &mut session, 3).await);
@@ -519,7 +521,7 @@ async fn work_that_succeeds_is_committed_and_work_that_fails_or_panics_is_rolled
     session.welcome().await;
     let (call, _) = commit(&mut session).await;
     session.ended(call, v1::Outcome::Unknown).await;
-    let unknown = Err(RunError::Commit(CommitError::Unknown { gtrid: gtrid(4) }));
+    let unknown = Err(RunError::Commit(CommitError::Unknown { gtrid: gtrid(4), branches: None }));
     assert_eq!(soon("an end", running).await.unwrap(), unknown);
     assert_eq!(completions.recv().await, Some(Completion::Unknown));
 }
@@ -548,7 +550,7 @@ async fn a_commit_that_may_have_been_heard_is_asked_about_when_it_is_refused() {
     session.reply(call, refused("INTERNAL", 0)).await;
     let (call, Asked::Resolve(_)) = session.asked().await else { unreachable!() };
     session.reply(call, refused("INTERNAL", 0)).await;
-    let unknown = Err(CommitError::Unknown { gtrid: gtrid(2) });
+    let unknown = Err(CommitError::Unknown { gtrid: gtrid(2), branches: None });
     assert_eq!(soon("a commit", committed).await.unwrap(), unknown);
 }
 

@@ -142,11 +142,14 @@ pub enum CommitError {
         gtrid: Gtrid,
     },
     /// Nobody can tell now whether it is committed or rolled back. [`crate::Client::resolve`] asks
-    /// again. The business act must not be tried again before that.
+    /// again, given both of these. The business act must not be tried again before that.
     #[error("the outcome of transaction {} is unknown: ask again", gtrid.short())]
     Unknown {
         /// The transaction.
         gtrid: Gtrid,
+        /// The number of branches that the commit claimed. Kept: with it a coordinator without a
+        /// record may be certain.
+        branches: Option<u32>,
     },
     /// Branches ended otherwise than decided. It is on the operator's list.
     #[error("transaction {} ended otherwise than decided ({outcome:?}): an operator has to look",
@@ -185,7 +188,7 @@ impl CommitError {
         match self {
             Self::RolledBack { gtrid, .. }
             | Self::CommittedBefore { gtrid }
-            | Self::Unknown { gtrid }
+            | Self::Unknown { gtrid, .. }
             | Self::Heuristic { gtrid, .. }
             | Self::ClientOver { gtrid }
             | Self::Refused { gtrid, .. } => *gtrid,
@@ -200,31 +203,43 @@ impl CommitError {
     }
 
     /// What a question for the outcome, asked instead of or after the request, has told.
-    pub(crate) fn from_resolution(gtrid: Gtrid, error: ResolveError) -> Self {
+    pub(crate) fn from_resolution(
+        gtrid: Gtrid,
+        branches: Option<u32>,
+        error: ResolveError,
+    ) -> Self {
         match error {
-            ResolveError::NoAnswer => Self::Unknown { gtrid },
+            ResolveError::NoAnswer => Self::Unknown { gtrid, branches },
             ResolveError::ClientOver => Self::ClientOver { gtrid },
             ResolveError::Refused { reason, detail } => Self::Refused { gtrid, reason, detail },
         }
     }
 
     /// What a commit comes to.
-    pub(crate) fn of_commit(gtrid: Gtrid, resolution: Resolution) -> Result<Committed, Self> {
+    pub(crate) fn of_commit(
+        gtrid: Gtrid,
+        branches: Option<u32>,
+        resolution: Resolution,
+    ) -> Result<Committed, Self> {
         match resolution {
             Resolution::Committed { completed } => Ok(Committed { gtrid, completed }),
             Resolution::RolledBack(rollback) => Err(Self::RolledBack { gtrid, rollback }),
             Resolution::Heuristic(outcome) => Err(Self::Heuristic { gtrid, outcome }),
-            Resolution::Unknown => Err(Self::Unknown { gtrid }),
+            Resolution::Unknown => Err(Self::Unknown { gtrid, branches }),
         }
     }
 
     /// What a rollback comes to.
-    pub(crate) fn of_rollback(gtrid: Gtrid, resolution: Resolution) -> Result<Rollback, Self> {
+    pub(crate) fn of_rollback(
+        gtrid: Gtrid,
+        branches: Option<u32>,
+        resolution: Resolution,
+    ) -> Result<Rollback, Self> {
         match resolution {
             Resolution::RolledBack(rollback) => Ok(rollback),
             Resolution::Committed { .. } => Err(Self::CommittedBefore { gtrid }),
             Resolution::Heuristic(outcome) => Err(Self::Heuristic { gtrid, outcome }),
-            Resolution::Unknown => Err(Self::Unknown { gtrid }),
+            Resolution::Unknown => Err(Self::Unknown { gtrid, branches }),
         }
     }
 }
@@ -323,7 +338,7 @@ mod tests {
         assert_eq!(retryable, [false, true, false, false, true, true, true, false]);
         let gtrid = gtrid();
         for error in [
-            CommitError::Unknown { gtrid },
+            CommitError::Unknown { gtrid, branches: None },
             CommitError::CommittedBefore { gtrid },
             CommitError::Heuristic { gtrid, outcome: Outcome::Mixed },
         ] {
@@ -333,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_status_tells_the_whole_id_and_what_happened() {
-        let unknown = CommitError::Unknown { gtrid: gtrid() };
+        let unknown = CommitError::Unknown { gtrid: gtrid(), branches: None };
         let voted = rolled_back(RollbackReason::Voted, "bank-b", "no");
         for (error, code, reason) in
             [(unknown, Code::Unknown, "OUTCOME_UNKNOWN"), (voted, Code::Aborted, "ROLLED_BACK")]
