@@ -116,7 +116,8 @@ impl Handle {
     }
 
     /// From now on it can only be rolled back: its commit fails with
-    /// [`RollbackReason::Requested`] and the first of these reasons.
+    /// [`RollbackReason::Requested`] and the first of these reasons, unless the transaction had
+    /// timed out, or a participant had voted, before.
     pub fn set_rollback_only(&self, why: impl Into<String>) {
         self.shared.rollback_only().get_or_insert(why.into());
     }
@@ -301,10 +302,17 @@ impl Transaction {
             Some(Err(
                 error @ (CommitError::CommittedBefore { .. } | CommitError::Heuristic { .. }),
             )) => Err(error),
-            Some(_) | None => {
-                let (reason, participant) = (RollbackReason::Requested, String::new());
-                let rollback = Rollback { reason, participant, detail: why };
+            Some(Ok(mut rollback)) => {
+                if !matches!(rollback.reason, RollbackReason::TimedOut | RollbackReason::Voted) {
+                    rollback = requested(why);
+                } else if rollback.detail.is_empty() {
+                    rollback.detail = why;
+                }
                 Err(CommitError::RolledBack { gtrid, rollback })
+            }
+            Some(Err(_)) | None => {
+                self.shared.client.tell(self.shared.rollback_message());
+                Err(CommitError::RolledBack { gtrid, rollback: requested(why) })
             }
         }
     }
@@ -374,6 +382,10 @@ impl Transaction {
             }
         }
     }
+}
+
+fn requested(why: String) -> Rollback {
+    Rollback { reason: RollbackReason::Requested, participant: String::new(), detail: why }
 }
 
 impl Drop for Transaction {

@@ -362,8 +362,20 @@ async fn what_can_only_be_rolled_back_is_never_asked_to_commit() {
     };
     session.ended_with(call, result).await;
     let error = soon("a commit", committed).await.unwrap().unwrap_err();
+    let words = "it was not decided in its time: the account is empty";
+    assert!(error.to_string().ends_with(words), "the coordinator's reason: {error}");
+
+    // It is told once more, when its answer says nothing.
+    let tx = begun(&client, &mut session, 2).await;
+    tx.set_rollback_only("the account is empty");
+    let committed = committing(tx);
+    let (call, Asked::Rollback(_)) = session.asked().await else { unreachable!() };
+    session.reply(call, refused("INVALID_ARGUMENT", 0)).await;
+    let error = soon("a commit", committed).await.unwrap().unwrap_err();
     let words = "its rollback was asked for: the account is empty";
     assert!(error.to_string().ends_with(words), "{error}");
+    let (_, Asked::Rollback(again)) = session.asked().await else { unreachable!() };
+    assert_eq!(again.gtrid, gtrid(2).as_bytes());
 }
 
 #[tokio::test]
