@@ -33,6 +33,9 @@ use v1::transact_request::Body as Say;
 /// Why a commit is not even asked for.
 const UNDER_WAY: &str = "a call of the transaction is still under way";
 
+/// How long the error of work that failed is held back for the answer to its rollback.
+const GIVE_UP_MAX: Duration = Duration::from_secs(1);
+
 /// What work needs of its transaction; it cannot end it. Clones are the same transaction.
 ///
 /// One that is used after the end does no harm: its requests still carry the transaction, which no
@@ -297,7 +300,7 @@ impl Transaction {
     /// certain before the coordinator's.
     async fn refuse(&self, why: String) -> Result<Committed, CommitError> {
         let gtrid = self.gtrid();
-        match self.give_up().await {
+        match self.give_up(Duration::MAX).await {
             // Somebody else, who knows the transaction's name, was faster.
             Some(Err(
                 error @ (CommitError::CommittedBefore { .. } | CommitError::Heuristic { .. }),
@@ -317,9 +320,9 @@ impl Transaction {
         }
     }
 
-    /// Rolls back, and waits for the answer as long as the transaction could live.
-    async fn give_up(&self) -> Option<Result<Rollback, CommitError>> {
-        timeout(self.remaining(), self.ask_rollback()).await.ok()
+    /// Rolls back, and waits for the answer so long, but no longer than the transaction could live.
+    async fn give_up(&self, within: Duration) -> Option<Result<Rollback, CommitError>> {
+        timeout(within.min(self.remaining()), self.ask_rollback()).await.ok()
     }
 
     async fn ask_rollback(&self) -> Result<Rollback, CommitError> {
@@ -375,7 +378,8 @@ impl Transaction {
                 Ok(value)
             }
             Err(error) => {
-                if let Some(answer) = self.give_up().instrument(span).await {
+                // The drop tells it again.
+                if let Some(answer) = self.give_up(GIVE_UP_MAX).instrument(span).await {
                     self.rolled_back(answer.as_ref());
                 }
                 Err(RunError::Work(error))

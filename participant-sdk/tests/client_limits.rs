@@ -4,10 +4,10 @@
 mod support;
 
 use std::future::IntoFuture;
-use std::time::Duration;
-use support::{Coordinator, gtrid, soon};
+use std::time::{Duration, Instant};
+use support::{Asked, Coordinator, gtrid, soon};
 use unanimous_proto::v1;
-use unanimous_sdk::{BeginError, Client, CommitError, ResolveError};
+use unanimous_sdk::{BeginError, Client, CommitError, ResolveError, RunError};
 
 #[tokio::test]
 async fn endless_patience_is_no_overflow() {
@@ -23,6 +23,23 @@ async fn endless_patience_is_no_overflow() {
     let (call, _) = session.asked().await;
     session.ended(call, v1::Outcome::RolledBack).await;
     assert!(soon("a rollback", rolled_back).await.unwrap().is_ok());
+}
+
+/// The coordinator is silent: the rollback is left to the drop and the time-out.
+#[tokio::test]
+async fn the_error_of_work_that_failed_does_not_wait_for_the_coordinator() {
+    let mut coordinator = Coordinator::start().await;
+    let client = Client::connect(&coordinator.address, "app").await.unwrap();
+    let mut session = coordinator.client().await;
+    session.welcome().await;
+    let ran = tokio::spawn(client.run("a", async |_| Err::<(), _>("no money")));
+    session.begun(1).await;
+    let asked = Instant::now();
+    session.asked().await;
+    assert_eq!(soon("an end", ran).await.unwrap(), Err(RunError::Work("no money")));
+    assert!(asked.elapsed() < Duration::from_secs(4), "the transaction has 5 s");
+    let (_, Asked::Rollback(again)) = session.asked().await else { unreachable!() };
+    assert_eq!(again.gtrid, gtrid(1).as_bytes());
 }
 
 #[tokio::test]
