@@ -38,8 +38,9 @@ const GIVE_UP_MAX: Duration = Duration::from_secs(1);
 
 /// What work needs of its transaction; it cannot end it. Clones are the same transaction.
 ///
-/// One that is used after the end does no harm: its requests still carry the transaction, which no
-/// participant can join any more.
+/// One that is used after the commit was asked for does no harm, but is of no use: a participant
+/// that was not asked yet still lets work join, which ends as the transaction does; afterwards it
+/// refuses.
 #[derive(Clone, Debug)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -120,7 +121,7 @@ impl Handle {
 
     /// From now on it can only be rolled back: its commit fails with
     /// [`RollbackReason::Requested`] and the first of these reasons, unless the transaction had
-    /// timed out, or a participant had voted, before.
+    /// timed out, or a participant had voted, before. Once the commit is sent, this does nothing.
     pub fn set_rollback_only(&self, why: impl Into<String>) {
         self.shared.rollback_only().get_or_insert(why.into());
     }
