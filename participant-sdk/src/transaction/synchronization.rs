@@ -6,6 +6,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use unanimous_core::Outcome;
@@ -28,17 +29,18 @@ pub enum Completion {
 type Before = Box<dyn FnOnce() -> BoxFuture<'static, Result<(), String>> + Send>;
 type After = Box<dyn FnOnce(&Completion) + Send>;
 
-/// Of one transaction.
+/// Of one transaction. What is registered is called and dropped outside of the lock: it may come
+/// back here.
 #[derive(Default)]
-pub(super) struct Synchronizations {
-    before: Mutex<VecDeque<Before>>,
-    after: Mutex<Afters>,
-}
+pub(super) struct Synchronizations(Mutex<Registered>);
 
 #[derive(Default)]
-struct Afters {
-    waiting: Vec<After>,
+struct Registered {
+    before: VecDeque<Before>,
+    after: VecDeque<After>,
     completion: Option<Completion>,
+    /// Somebody calls what is to come after the end, and will call what is added.
+    calling: bool,
 }
 
 impl fmt::Debug for Synchronizations {
@@ -58,39 +60,51 @@ impl Synchronizations {
             let checked = check();
             async move { checked.await.map_err(|error| error.to_string()) }.boxed()
         };
-        lock(&self.before).push_back(Box::new(check));
+        let mut registered = lock(&self.0);
+        if registered.completion.is_none() {
+            registered.before.push_back(Box::new(check));
+        } else {
+            // It may own the transaction's handle, which owns this.
+            drop(registered);
+            drop(check);
+        }
     }
 
     /// The next one to run before the commit. One of them may add others.
     pub(super) fn next_before(&self) -> Option<Before> {
-        lock(&self.before).pop_front()
+        lock(&self.0).before.pop_front()
     }
 
-    /// Called at once when it comes after the end.
+    /// Called soon when it comes after the end.
     pub(super) fn after_completion(&self, hook: impl FnOnce(&Completion) + Send + 'static) {
-        let mut afters = lock(&self.after);
-        let Some(completion) = afters.completion.clone() else {
-            afters.waiting.push(Box::new(hook));
-            return;
-        };
-        drop(afters);
-        call(Box::new(hook), &completion);
+        lock(&self.0).after.push_back(Box::new(hook));
+        self.call_after();
     }
 
     /// The first one counts.
     pub(super) fn complete(&self, completion: Completion) {
-        let mut afters = lock(&self.after);
-        if afters.completion.is_some() {
-            return;
-        }
-        afters.completion = Some(completion.clone());
-        let waiting = std::mem::take(&mut afters.waiting);
-        drop(afters);
+        let mut registered = lock(&self.0);
+        registered.completion.get_or_insert(completion);
         // What was promised to a commit that did not come goes with the transaction.
-        lock(&self.before).clear();
-        for hook in waiting {
+        let before = mem::take(&mut registered.before);
+        drop(registered);
+        drop(before);
+        self.call_after();
+    }
+
+    /// In order, by one at a time.
+    fn call_after(&self) {
+        let mut registered = lock(&self.0);
+        let Some(completion) = registered.completion.clone().filter(|_| !registered.calling) else {
+            return;
+        };
+        registered.calling = true;
+        while let Some(hook) = registered.after.pop_front() {
+            drop(registered);
             call(hook, &completion);
+            registered = lock(&self.0);
         }
+        registered.calling = false;
     }
 }
 
@@ -126,7 +140,35 @@ mod tests {
         synchronizations.complete(Completion::Unknown);
         synchronizations.complete(Completion::Abandoned);
         synchronizations.after_completion(note(4));
-        let expected = [1, 3, 2, 4].map(|number| (number, Completion::Unknown));
+        let expected = [1, 2, 3, 4].map(|number| (number, Completion::Unknown));
         assert_eq!(*lock(&told), expected);
+    }
+
+    /// Each owns its own registry, and comes back to it when it is dropped.
+    struct Owner(Arc<Synchronizations>, Arc<Mutex<u32>>);
+
+    impl Drop for Owner {
+        fn drop(&mut self) {
+            self.0.after_completion(|_| {});
+            *lock(&self.1) += 1;
+        }
+    }
+
+    #[test]
+    fn what_is_registered_goes_with_the_end_whenever_it_comes() {
+        let (synchronizations, gone) = (Arc::new(Synchronizations::default()), Arc::default());
+        let register = || {
+            let owner = Owner(Arc::clone(&synchronizations), Arc::clone(&gone));
+            synchronizations.before_commit(move || {
+                drop(owner);
+                std::future::ready(Ok::<_, String>(()))
+            });
+        };
+        register();
+        synchronizations.complete(Completion::Abandoned);
+        assert_eq!(*lock(&gone), 1);
+        register();
+        assert_eq!(*lock(&gone), 2);
+        assert_eq!(Arc::strong_count(&synchronizations), 1, "nothing keeps it");
     }
 }
