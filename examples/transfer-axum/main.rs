@@ -29,7 +29,7 @@ type Bank = bank_client::BankClient<Outbound<Channel>>;
 struct Order {
     from: u32,
     to: u32,
-    cents: i64,
+    cents: u32,
 }
 
 async fn transfer(
@@ -37,8 +37,8 @@ async fn transfer(
     Json(Order { from, to, cents }): Json<Order>,
 ) -> Result<String, (StatusCode, String)> {
     let transfer = unanimous.begin("transfer").timeout(Duration::from_secs(5)).run(async |tx| {
-        bank_a.change(ChangeRequest { account: from, cents: -cents }).await?;
-        bank_b.change(ChangeRequest { account: to, cents }).await?;
+        bank_a.change(ChangeRequest { account: from, cents: -i64::from(cents) }).await?;
+        bank_b.change(ChangeRequest { account: to, cents: cents.into() }).await?;
         Ok::<_, Status>(tx.gtrid())
     });
     match transfer.await {

@@ -40,14 +40,14 @@ async fn bank(name: &str, port: u16) -> Result<()> {
     Ok(server.serve((Ipv4Addr::LOCALHOST, port).into()).await?)
 }
 
-async fn transfer(from: u32, to: u32, cents: i64) -> Result<()> {
+async fn transfer(from: u32, to: u32, cents: u32) -> Result<()> {
     let unanimous = Client::builder("http://127.0.0.1:7450", "transfer").connect()?;
     let connect = |at| BankClient::new(ClientLayer.layer(Endpoint::from_static(at).connect_lazy()));
     let mut bank_a = connect("http://127.0.0.1:7461");
     let mut bank_b = connect("http://127.0.0.1:7462");
     let tx = unanimous.begin("transfer").timeout(Duration::from_secs(5)).await?;
-    bank_a.change(tx.request(ChangeRequest { account: from, cents: -cents })).await?;
-    bank_b.change(tx.request(ChangeRequest { account: to, cents })).await?;
+    bank_a.change(tx.request(ChangeRequest { account: from, cents: -i64::from(cents) })).await?;
+    bank_b.change(tx.request(ChangeRequest { account: to, cents: cents.into() })).await?;
     println!("{} committed", tx.commit().await?.gtrid);
     Ok(())
 }
