@@ -222,7 +222,7 @@ impl Load {
                 Ok(Resolution::Heuristic(outcome)) => {
                     self.count(&Ended::Heuristic(gtrid, format!("{outcome:?}")));
                 }
-                Ok(Resolution::Unknown) | Err(_) => left += 1,
+                _ => left += 1,
             }
         }
         left

@@ -11,6 +11,7 @@ pub(super) const NAME_BYTES_MAX: usize = 64;
 
 /// Why a client cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConnectError {
     /// The coordinator's address cannot be used.
     #[error(transparent)]
@@ -22,6 +23,7 @@ pub enum ConnectError {
 
 /// Why a transaction did not begin. Becomes a [`Status`] with `?`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BeginError {
     /// The coordinator did not answer in the time given.
     #[error("no transaction: the coordinator did not answer in time")]
@@ -44,6 +46,7 @@ pub enum BeginError {
 
 /// Why there is no answer to a question for an outcome. Becomes a [`Status`] with `?`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ResolveError {
     /// The coordinator did not answer in the time given, or the transaction was not decided in it.
     #[error("the outcome was not known in the time given")]

@@ -33,6 +33,7 @@ const PATIENCE_MAX: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// What became of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Resolution {
     /// It is committed, durably.
     Committed {

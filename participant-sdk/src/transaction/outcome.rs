@@ -45,6 +45,7 @@ impl fmt::Display for Rollback {
 
 /// The cause of a rollback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum RollbackReason {
     /// The client, or a person, asked for it.
     Requested,
@@ -126,6 +127,7 @@ impl From<i32> for RollbackReason {
 
 /// Why a transaction is not (known to be) ended as asked. Becomes a [`Status`] with `?`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CommitError {
     /// It is rolled back, with all its work.
     #[error("transaction {} was rolled back: {rollback}", gtrid.short())]
@@ -268,6 +270,7 @@ impl From<CommitError> for Status {
 
 /// Why [`crate::Client::run`] did not commit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RunError<E> {
     /// There was no transaction.
     #[error(transparent)]

@@ -13,6 +13,7 @@ use unanimous_core::Outcome;
 
 /// How a transaction ended, as far as this process knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Completion {
     /// It is committed, durably.
     Committed(Committed),

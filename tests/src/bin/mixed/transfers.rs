@@ -189,7 +189,7 @@ impl Transfers {
                 Ok(Resolution::Committed { .. }) => Ended::Committed,
                 Ok(Resolution::RolledBack(rollback)) => Ended::RolledBack(rollback.to_string()),
                 Ok(Resolution::Heuristic(_)) => Ended::Heuristic,
-                Ok(Resolution::Unknown) | Err(_) => Ended::Unknown,
+                _ => Ended::Unknown,
             };
             report.must(told != Ended::Unknown, || format!("{gtrid} has no outcome"));
             if let Some(transfer) = self.locked().get_mut(&gtrid) {
