@@ -19,7 +19,7 @@ use crate::client::{Client, ClientBuilder};
 use crate::participant::{Participant, ParticipantBuilder};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -72,14 +72,16 @@ pub struct InProcess {
     sessions: SocketAddr,
     admin: SocketAddr,
     running: Option<Running>,
-    /// The last one to go: a log that cannot be written ends the process.
-    dir: TempDir,
+    dir: Arc<TempDir>,
 }
 
+/// Dropped, also by a task that nobody waits for any more, it has ended.
 #[derive(Debug)]
 struct Running {
     shutdown: ShutdownHandle,
-    thread: JoinHandle<Result<(), ServeError>>,
+    thread: Option<JoinHandle<Result<(), ServeError>>>,
+    /// The last one to go: a log that cannot be written ends the process.
+    _dir: Arc<TempDir>,
 }
 
 impl InProcess {
@@ -90,7 +92,7 @@ impl InProcess {
     pub async fn start() -> Result<Self, InProcessError> {
         let dir = TempDir::with_prefix("unanimous-").map_err(io_error("making a directory"))?;
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut it = Self { sessions: any, admin: any, running: None, dir };
+        let mut it = Self { sessions: any, admin: any, running: None, dir: Arc::new(dir) };
         it.serve().await?;
         Ok(it)
     }
@@ -123,7 +125,7 @@ impl InProcess {
     /// # Errors
     /// [`InProcessError::Serve`] and [`InProcessError::Panicked`]: it had ended before.
     pub async fn stop(&mut self) -> Result<(), InProcessError> {
-        let Some(running) = self.running.take() else { return Ok(()) };
+        let Some(mut running) = self.running.take() else { return Ok(()) };
         let ended = tokio::task::spawn_blocking(move || running.end()).await;
         ended.unwrap_or(Err(InProcessError::Panicked))
     }
@@ -143,8 +145,8 @@ impl InProcess {
         let listeners = Listeners { sessions: bind(self.sessions)?, admin: bind(self.admin)? };
         let bound = |listener: &TcpListener| listener.local_addr().map_err(io_error("binding"));
         (self.sessions, self.admin) = (bound(&listeners.sessions)?, bound(&listeners.admin)?);
-        let dir = self.dir.path().to_owned();
-        let opened = tokio::task::spawn_blocking(move || Running::open(listeners, &dir));
+        let dir = Arc::clone(&self.dir);
+        let opened = tokio::task::spawn_blocking(move || Running::open(listeners, dir));
         let running = opened.await.map_err(|_| InProcessError::Panicked)??;
         self.running = Some(running);
         match timeout(SERVING_MAX, serving(self.address())).await {
@@ -160,22 +162,23 @@ impl InProcess {
 }
 
 impl Running {
-    fn open(listeners: Listeners, dir: &Path) -> Result<Self, InProcessError> {
+    fn open(listeners: Listeners, dir: Arc<TempDir>) -> Result<Self, InProcessError> {
         let new = OpenOptions::new(LogKind::Coordinator);
-        let log = OpenOptions { init: true, cluster: 1, slot: 1, ..new }.open(dir)?;
+        let log = OpenOptions { init: true, cluster: 1, slot: 1, ..new }.open(dir.path())?;
         let (handle, asked) = shutdown();
         let thread = std::thread::Builder::new()
             .name("coordinator".to_owned())
             .spawn(move || unanimous_server::run(Config::default(), listeners, log, asked))
             .map_err(io_error("starting a thread"))?;
-        Ok(Self { shutdown: handle, thread })
+        Ok(Self { shutdown: handle, thread: Some(thread), _dir: dir })
     }
 
-    fn end(self) -> Result<(), InProcessError> {
+    fn end(&mut self) -> Result<(), InProcessError> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
         // The second one does not wait for transactions.
         self.shutdown.request();
         self.shutdown.request();
-        Ok(self.thread.join().map_err(|_| InProcessError::Panicked)??)
+        Ok(thread.join().map_err(|_| InProcessError::Panicked)??)
     }
 }
 
@@ -192,11 +195,9 @@ async fn serving(address: String) -> Result<(), Status> {
     Err(Status::unavailable("it has ended"))
 }
 
-impl Drop for InProcess {
+impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(running) = self.running.take()
-            && let Err(error) = running.end()
-        {
+        if let Err(error) = self.end() {
             tracing::error!(error = ?error.to_string(), "the coordinator had ended");
         }
     }
