@@ -169,6 +169,8 @@ impl Driver {
                 self.on_query(now, query);
             }
             self.on_time(now);
+            // Looked at with all that was decided now: the next begin may already be too much.
+            self.submit()?;
             self.on_log(now);
             self.submit()?;
         }
