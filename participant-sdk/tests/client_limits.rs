@@ -32,7 +32,9 @@ async fn the_error_of_work_that_failed_does_not_wait_for_the_coordinator() {
     let client = Client::connect(&coordinator.address, "app").await.unwrap();
     let mut session = coordinator.client().await;
     session.welcome().await;
-    let ran = tokio::spawn(client.run("a", async |_| Err::<(), _>("no money")));
+    // Neither the client nor the name is borrowed.
+    let name = "a".to_owned();
+    let ran = tokio::spawn(client.run(&name, async |_| Err::<(), _>("no money")));
     session.begun(1).await;
     let asked = Instant::now();
     session.asked().await;

@@ -146,18 +146,17 @@ impl Client {
         }
     }
 
-    /// As [`Begin::run`], without time-out and labels of its own. The future does not borrow the
-    /// client, so that it may be spawned.
+    /// As [`Begin::run`], without time-out and labels of its own. The future borrows neither the
+    /// client nor the name, so that it may be spawned.
     ///
     /// # Errors
     /// See [`RunError`].
-    pub fn run<N, T, E, F, Fut>(
+    pub fn run<T, E, F, Fut>(
         &self,
-        name: N,
+        name: &str,
         work: F,
-    ) -> impl Future<Output = Result<T, RunError<E>>> + use<N, T, E, F, Fut>
+    ) -> impl Future<Output = Result<T, RunError<E>>> + use<T, E, F, Fut>
     where
-        N: Into<String>,
         F: FnOnce(Handle) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
