@@ -2,8 +2,8 @@
 //! how many branches were enlisted on its behalf.
 
 use crate::participant::JoinError;
-use crate::tally::{Pending, Running, Tally, Ticket, UnderWay, branches_in};
-use crate::{HEADER_TRANSACTION, deadline};
+use crate::tally::{COUNTED, Pending, Running, Tally, Ticket, UnderWay, branches_in};
+use crate::{HEADER_BRANCHES, HEADER_TRANSACTION, deadline};
 use http::{Extensions, HeaderMap, HeaderValue};
 use std::future::Future;
 use std::time::Duration;
@@ -132,7 +132,9 @@ impl Context {
     /// Counts the branches that the reply of a [`Context::request`] tells, where no layer and no
     /// [`Context::call`] has done so.
     pub fn count_reply(&self, reply: &MetadataMap) {
-        self.tally.settle_any(branches_in(reply.as_ref()));
+        if reply.as_ref().get(HEADER_BRANCHES) != Some(&COUNTED) {
+            self.tally.settle_any(branches_in(reply.as_ref()));
+        }
     }
 
     fn ticketed<M>(&self, message: M) -> (Request<M>, Ticket) {
@@ -313,7 +315,7 @@ mod tests {
             request.context().unwrap().count(1);
             assert_eq!(enlisted_for.branches(), 2);
             let mut reply = Response::new(());
-            reply.metadata_mut().insert(crate::HEADER_BRANCHES, "2".parse().unwrap());
+            reply.metadata_mut().insert(HEADER_BRANCHES, "2".parse().unwrap());
             Ok(reply)
         });
         worked.await.unwrap();

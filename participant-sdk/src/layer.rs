@@ -29,7 +29,7 @@
 
 use crate::HEADER_BRANCHES;
 use crate::context::Context;
-use crate::tally::branches_in;
+use crate::tally::{COUNTED, branches_in};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -90,9 +90,8 @@ where
         let Some(pending) = pending else { return call.boxed() };
         async move {
             let mut response = call.await?;
-            // Taken out: nobody may count it again.
             let branches = branches_in(response.headers());
-            response.headers_mut().remove(HEADER_BRANCHES);
+            response.headers_mut().insert(HEADER_BRANCHES, COUNTED);
             pending.settle(if succeeded(&response) { branches } else { 0 });
             Ok(response)
         }
@@ -186,6 +185,10 @@ fn refused<R: Default>(headers: &HeaderMap, status: Status) -> Response<R> {
 
 /// What a handler has announced by hand is counted as well, so it is not added.
 fn announce(headers: &mut HeaderMap, branches: u32) {
+    // A reply that is handed on: counted here, and not by whoever gets it.
+    if headers.get(HEADER_BRANCHES) == Some(&COUNTED) {
+        headers.remove(HEADER_BRANCHES);
+    }
     if branches > branches_in(headers) {
         headers.insert(HEADER_BRANCHES, HeaderValue::from(branches));
     }
@@ -198,6 +201,7 @@ mod tests {
     use std::convert::Infallible;
     use std::time::Duration;
     use tokio::time::Instant;
+    use tonic::metadata::MetadataMap;
     use unanimous_core::{Gtrid, LogId, Owner};
 
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -328,9 +332,18 @@ mod tests {
         ] {
             let context = context(1);
             let reply = context.clone().scope(out(reply, request(&[]))).await;
-            assert!(!reply.headers().contains_key(HEADER_BRANCHES));
+            assert_eq!(reply.headers()[HEADER_BRANCHES], COUNTED);
             assert_eq!(context.branches_complete(), Some(counted));
         }
+    }
+
+    #[tokio::test]
+    async fn a_reply_that_a_layer_has_counted_accounts_for_no_other_request() {
+        let context = context(1);
+        let _unanswered = context.request(());
+        let reply = context.clone().scope(out(&[(HEADER_BRANCHES, "1")], request(&[]))).await;
+        context.count_reply(&MetadataMap::from_headers(reply.headers().clone()));
+        assert_eq!((context.branches(), context.branches_complete()), (1, None));
     }
 
     /// A layer above sends it again: the second reply is another one.
@@ -349,9 +362,12 @@ mod tests {
     #[tokio::test]
     async fn what_was_counted_is_announced_once_whoever_does_it() {
         let named = || request(&[(HEADER_TRANSACTION, context(1).gtrid().to_string())]);
-        for (reply, announced) in
-            [(&[][..], Some("2")), (&[(HEADER_BRANCHES, "3")], Some("3")), (&[("x", "y")], None)]
-        {
+        for (reply, announced) in [
+            (&[][..], Some("2")),
+            (&[(HEADER_BRANCHES, "3")], Some("3")),
+            (&[(HEADER_BRANCHES, "counted")], None),
+            (&[("x", "y")], None),
+        ] {
             let Ok(response) = ServerLayer.layer(Mirror(reply.to_vec())).call(named()).await;
             let told = response.headers().get(HEADER_BRANCHES).map(|told| told.to_str().unwrap());
             assert_eq!(told, announced);

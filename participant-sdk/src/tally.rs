@@ -1,9 +1,13 @@
 //! How many branches the calls of a transaction have enlisted, as far as their replies tell.
 
 use crate::HEADER_BRANCHES;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What a layer leaves of the header `unanimous-branches`: nobody may count it again. It is no
+/// number, and stays inside of the process.
+pub(crate) const COUNTED: HeaderValue = HeaderValue::from_static("counted");
 
 /// The count of one transaction here. Clones count together.
 #[derive(Clone, Debug, Default)]
