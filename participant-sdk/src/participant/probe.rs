@@ -16,7 +16,8 @@ use unanimous_core::message::{Done, Vote};
 use unanimous_core::participant::{Call, Returned};
 use unanimous_core::{Bqual, BranchId, Gtrid, LogId, Owner};
 
-/// How long one answer may take, and how long a resource may say later. The list of prepared branches may take as long as it needs.
+/// How long one answer may take, and how long a resource may say later. The list of prepared
+/// branches may take as long as it needs.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Pauses before a resource that says later is asked again.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
