@@ -110,9 +110,9 @@ fn succeeded<R>(response: &Response<R>) -> bool {
 ///
 /// The branches that were counted there until the reply's headers are sent, those of calls through
 /// a [`ClientLayer`] included, are told in the reply's header `unanimous-branches`. If one of these
-/// calls still runs then, the transaction will roll back: what it does could be lost. A call without
-/// the header `unanimous-transaction` passes as it is; one with a header that cannot be read is
-/// refused: INVALID_ARGUMENT to gRPC, otherwise status 400.
+/// calls still runs then, the transaction will roll back: what it does could be lost. A call
+/// without the header `unanimous-transaction` passes as it is; one with a header that cannot be
+/// read is refused: INVALID_ARGUMENT to gRPC, otherwise status 400.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ServerLayer;
 

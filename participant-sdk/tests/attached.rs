@@ -4,11 +4,11 @@
 mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use support::{
-    Coordinator, HAZARD, ParticipantSession, Said, Tell, gtrid, is_nobodys, no_such_branch,
-    reference, soon,
+    Coordinator, HAZARD, ParticipantSession, Said, Tell, gtrid, is_nobodys, keep_log, log,
+    no_such_branch, reference, soon,
 };
 use tokio::sync::mpsc;
 use unanimous_proto::v1;
@@ -289,38 +289,20 @@ async fn who_waits_for_the_session_learns_why_there_is_none() {
     assert_eq!(error, NotConnected::Stopped);
 }
 
-/// What is logged, as text.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn log_lines_of_the_resource_and_of_the_work_name_the_branch() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber =
-        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    keep_log();
     let mut stage = Stage::set().await;
-    let branch = stage.enlist(&context(1)).await;
+    let branch = stage.enlist(&context(77)).await;
     let id = *branch.id();
     branch.span().in_scope(|| tracing::info!("a seat is chosen"));
     branch.end();
     stage.session.prepare(&id).await;
     stage.verdict().await;
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let text = log();
     let span = format!("branch{{gtrid={} bqual={} resource=bank/a}}", id.gtrid, id.bqual);
     for line in ["a seat is chosen", "the seats are kept"] {
-        let found = text.lines().filter(|found| found.contains(line)).collect::<Vec<_>>();
-        assert!(found.len() == 1 && found[0].contains(&span), "{text}");
+        let found = text.lines().filter(|found| found.contains(line) && found.contains(&span));
+        assert_eq!(found.count(), 1, "{text}");
     }
 }

@@ -6,7 +6,7 @@ mod support;
 use std::future::IntoFuture;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::{Asked, ClientSession, Coordinator, Reply, gtrid, soon};
+use support::{Asked, ClientSession, Coordinator, Reply, gtrid, keep_log, log, soon};
 use tokio::task::JoinHandle;
 use tonic::{Response, Status};
 use unanimous_proto::v1;
@@ -446,41 +446,21 @@ async fn a_guard_that_is_dropped_completes_with_what_is_known() {
 /// One id finds every line, and no name can make up a line of its own.
 #[tokio::test]
 async fn what_the_work_and_the_commit_log_has_the_transactions_span() {
+    keep_log();
     let (_coordinator, client, mut session) = open().await;
-    let log = Log::default();
-    let written = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::DEBUG)
-        .with_ansi(false)
-        .with_writer(move || written.clone())
-        .finish();
-    let _quiet = tracing::subscriber::set_default(subscriber);
     let ran = tokio::spawn(client.run("a\nb", async |_| {
         tracing::info!("at work");
         Ok::<_, Status>(())
     }));
-    session.begun(1).await;
+    session.begun(77).await;
     let (call, _) = commit(&mut session).await;
     session.ended(call, v1::Outcome::Committed).await;
     assert!(soon("an end", ran).await.unwrap().is_ok());
-    let span = format!("transaction{{gtrid={} name=\"a\\nb\"}}", gtrid(1));
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let span = format!("transaction{{gtrid={} name=\"a\\nb\"}}", gtrid(77));
     for event in ["at work", "committed"] {
-        let line = log.lines().find(|line| line.contains(event)).unwrap();
-        assert!(line.contains(&span), "{line}");
-    }
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
+        let log = log();
+        let found = log.lines().any(|line| line.contains(event) && line.contains(&span));
+        assert!(found, "{event}: {log}");
     }
 }
 

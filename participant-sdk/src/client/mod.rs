@@ -78,8 +78,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Starts the task that keeps the session. Does not wait for the coordinator. The client is over
-    /// when the runtime that this is called in is shut down, also for other runtimes.
+    /// Starts the task that keeps the session. Does not wait for the coordinator. The client is
+    /// over when the runtime that this is called in is shut down, also for other runtimes.
     ///
     /// # Errors
     /// The address or the name cannot be used.

@@ -275,8 +275,8 @@ pub enum RunError<E> {
     /// There was no transaction.
     #[error(transparent)]
     Begin(#[from] BeginError),
-    /// The work failed: the transaction was never asked to commit, and is rolled back, at the latest
-    /// by its time-out.
+    /// The work failed: the transaction was never asked to commit, and is rolled back, at the
+    /// latest by its time-out.
     #[error("{0}")]
     Work(E),
     /// The work was done, and the commit failed.

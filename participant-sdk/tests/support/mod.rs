@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "shared by several tests")]
 
 use std::future::Future;
+use std::sync::Mutex;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -284,4 +285,35 @@ impl ClientService for Hall<ClientSession> {
     ) -> Result<Response<Self::TransactStream>, Status> {
         self.enter(request).await
     }
+}
+
+struct Written;
+
+static WRITTEN: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+impl std::io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        WRITTEN.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// From here on the lines of this process are kept. One subscriber for all of its tests: those of
+/// single threads race with what other threads know of a callsite.
+pub fn keep_log() {
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(|| Written)
+        .finish();
+    // Another test may have been first.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// What was logged so far, by all tests.
+pub fn log() -> String {
+    String::from_utf8(WRITTEN.lock().unwrap().clone()).unwrap()
 }
