@@ -3,8 +3,8 @@
 
 mod support;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use support::{
     Coordinator, HAZARD, ParticipantSession, Said, Tell, gtrid, is_nobodys, keep_log, log,
