@@ -1,18 +1,25 @@
-//! Seeded bugs that the tests must find. Each is one line at its site.
+//! The bug museum in real processes: the bug named by `UNANIMOUS_MUSEUM`.
 
-/// Whether the named bug is switched on: it is listed in `UNANIMOUS_MUSEUM` (comma separated).
+use unanimous_core::museum::Bug;
+
+/// Whether this is the bug of this process.
 #[cfg(not(feature = "museum"))]
 #[inline(always)]
 #[must_use]
-pub const fn bug(_name: &str) -> bool {
+pub const fn bug(_bug: Bug) -> bool {
     false
 }
 
-/// Whether the named bug is switched on: it is listed in `UNANIMOUS_MUSEUM` (comma separated).
+/// Whether this is the bug of this process.
 #[cfg(feature = "museum")]
 #[must_use]
-pub fn bug(name: &str) -> bool {
-    static LISTED: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    let listed = LISTED.get_or_init(|| std::env::var("UNANIMOUS_MUSEUM").unwrap_or_default());
-    listed.split(',').any(|one| one == name)
+pub fn bug(bug: Bug) -> bool {
+    static READ: std::sync::Once = std::sync::Once::new();
+    READ.call_once(|| {
+        let named = std::env::var("UNANIMOUS_MUSEUM").ok().and_then(|name| name.parse().ok());
+        if named.is_some() {
+            unanimous_core::museum::switch_on(named);
+        }
+    });
+    unanimous_core::museum::on(bug)
 }

@@ -23,6 +23,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use unanimous_core::FrameNumber;
+use unanimous_core::museum::Bug;
 
 const SEGMENT_BYTES: usize = 8 << 20;
 const CACHE_BYTES: u64 = 8 << 20;
@@ -113,7 +114,7 @@ impl SledStore {
         crash_point("log.after_flush");
         let io =
             |error: std::io::Error| StoreError::Io { doing: "syncing", error: error.to_string() };
-        if !bug("skip-own-sync") {
+        if !bug(Bug::SkipOwnSync) {
             self.own_handle.sync_data().map_err(io)?;
         }
         if self.has_blob().map_err(io)? {

@@ -1,12 +1,8 @@
-//! How Unanimous is tried: a deterministic simulator over the cores that ship, and the invariants
-//! it asserts.
+//! How Unanimous is tried with what ships: real processes, sessions and logs.
 //!
-//! [`sim`] drives coordinators, participants and clients over simulated network, clock and disks
-//! from one seed; [`invariants`] watches every step. [`real`] starts real processes for the
-//! experiments in `src/bin`; [`golden`] holds today's code to what releases have left. Crash runs
-//! of the real binary and end-to-end tests are in `tests/`.
+//! [`real`] starts real processes for the experiments in `src/bin`; [`golden`] holds today's code
+//! to what releases have left. Crash runs of the real binary and end-to-end tests are in `tests/`;
+//! the simulator over the pure cores is a crate of its own, `unanimous-sim`.
 
 pub mod golden;
-pub mod invariants;
 pub mod real;
-pub mod sim;

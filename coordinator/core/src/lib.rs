@@ -30,6 +30,7 @@ pub mod backoff;
 pub mod coordinator;
 pub mod id;
 pub mod message;
+pub mod museum;
 pub mod outcome;
 pub mod participant;
 pub mod presume;

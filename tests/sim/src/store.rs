@@ -6,9 +6,10 @@
 use super::bank::{BALANCE_AT_START, Bank, BankRecord, Step};
 use super::disk::Disk;
 use super::participant::ParticipantStep;
-use super::swarm::{Mistake, Swarm};
+use super::swarm::Swarm;
 use super::world::{Happening, Node, World};
 use crate::invariants::Fact;
+use unanimous_core::museum::{Bug, on};
 use unanimous_core::participant::{Call, Event, Returned};
 use unanimous_core::{BranchId, BranchResult};
 
@@ -44,7 +45,7 @@ impl StoreNode {
         Self {
             sum_at_start: BALANCE_AT_START * i64::try_from(swarm.accounts).unwrap_or(0),
             shared,
-            bank: Bank::new(0, false, shared, None),
+            bank: Bank::new(0, false, shared),
             life: 0,
             up: false,
             disk: Disk::new(),
@@ -56,7 +57,7 @@ impl StoreNode {
 
     /// The bank that a fresh process would read from the platter.
     pub(super) fn fold_disk(&self, swarm: &Swarm) -> Bank {
-        let mut bank = Bank::new(swarm.accounts, swarm.evidence, self.shared, None);
+        let mut bank = Bank::new(swarm.accounts, swarm.evidence, self.shared);
         self.disk.items()[..self.disk.durable()].iter().for_each(|record| bank.apply(record));
         bank
     }
@@ -83,7 +84,7 @@ impl World {
         store.life += 1;
         store.up = false;
         store.left.extend(store.bank.active().filter(|id| store.bank.worked(id)));
-        store.bank = Bank::new(0, false, store.shared, None);
+        store.bank = Bank::new(0, false, store.shared);
         store.syncing.clear();
         store.queued.clear();
         if power {
@@ -115,15 +116,14 @@ impl World {
 
     /// Reads the store's log and makes it durable, unless another process has done so.
     pub(super) fn open_store(&mut self, at: usize) {
-        let mistake = self.swarm.mistake;
         let store = &mut self.stores[at];
         if store.up {
             return;
         }
         store.up = true;
-        let mut bank = Bank::new(self.swarm.accounts, self.swarm.evidence, store.shared, mistake);
+        let mut bank = Bank::new(self.swarm.accounts, self.swarm.evidence, store.shared);
         store.disk.items().iter().for_each(|record| bank.apply(record));
-        let newly = if mistake == Some(Mistake::RecoveredBranchesUnsynced) {
+        let newly = if on(Bug::RecoveredBranchesUnsynced) {
             Vec::new()
         } else {
             let items = store.disk.written();
@@ -190,14 +190,12 @@ impl World {
         store.syncing = std::mem::take(&mut store.queued);
         store.syncing.iter().for_each(|write| store.disk.write(write.record.clone()));
         let items = store.disk.written();
-        let early: Vec<(usize, BranchId, Returned)> = match self.swarm.mistake {
-            Some(Mistake::VoteBeforeSync) => {
-                take_results(store, |record| matches!(record, BankRecord::Prepared { .. }))
-            }
-            Some(Mistake::AcknowledgeBeforeSync) => {
-                take_results(store, |record| matches!(record, BankRecord::Committed { .. }))
-            }
-            _ => Vec::new(),
+        let early: Vec<(usize, BranchId, Returned)> = if on(Bug::VoteBeforeSync) {
+            take_results(store, |record| matches!(record, BankRecord::Prepared { .. }))
+        } else if on(Bug::AcknowledgeBeforeSync) {
+            take_results(store, |record| matches!(record, BankRecord::Committed { .. }))
+        } else {
+            Vec::new()
         };
         let life = store.life;
         let delay_ms = self.random.between(0, self.swarm.sync_ms);

@@ -2,10 +2,10 @@
 //! random moments.
 
 use super::coordinator::CoordinatorStep;
-use super::swarm::Mistake;
 use super::world::World;
 use crate::invariants::Fact;
 use unanimous_core::message::Request;
+use unanimous_core::museum::{Bug, on};
 use unanimous_core::{CallerId, Coordinator, Event, Lsn, Record};
 
 /// More items than a schedule has.
@@ -58,7 +58,7 @@ impl World {
         }
         let delay_ms = self.random.between(0, 20);
         self.coordinator_later(delay_ms, CoordinatorStep::Compact);
-        if self.swarm.mistake == Some(Mistake::DropsBeforeCarried) && started && items_max == ALL {
+        if on(Bug::DropsBeforeCarried) && started && items_max == ALL {
             let (_, last) = self.coordinator.log.durable();
             self.drop_below(Lsn(upto.min(last).0 + 1));
         }
@@ -78,26 +78,26 @@ impl World {
         }
     }
 
-    /// The mistakes of a compaction.
-    pub(super) fn spoil(&self, record: Record) -> Record {
-        match (self.swarm.mistake, record) {
-            (
-                Some(Mistake::CompactionSkipsItem),
-                Record::Carried { .. } | Record::CarriedOutcomes { .. },
-            ) => Record::Boot { epoch: 0 },
-            (Some(Mistake::OutcomeWithoutBranches), Record::CarriedOutcomes { mut committed }) => {
+    /// The bugs of a compaction.
+    pub(super) fn spoil(record: Record) -> Record {
+        match record {
+            Record::Carried { .. } | Record::CarriedOutcomes { .. }
+                if on(Bug::CompactionSkipsItem) =>
+            {
+                Record::Boot { epoch: 0 }
+            }
+            Record::CarriedOutcomes { mut committed } if on(Bug::OutcomeWithoutBranches) => {
                 committed.iter_mut().for_each(|outcome| outcome.branches.clear());
                 Record::CarriedOutcomes { committed }
             }
-            (
-                Some(Mistake::CarriedWithoutResults),
-                Record::Carried { gtrid, name, decision, mut branches, .. },
-            ) => {
+            Record::Carried { gtrid, name, decision, mut branches, .. }
+                if on(Bug::CarriedWithoutResults) =>
+            {
                 branches.iter_mut().for_each(|branch| branch.result = None);
                 let (heuristic, matched) = (false, Vec::new());
                 Record::Carried { gtrid, name, decision, heuristic, branches, matched }
             }
-            (_, record) => record,
+            record => record,
         }
     }
 }

@@ -5,11 +5,12 @@ use super::compaction::{Compaction, NOBODY};
 use super::coverage::Coverage;
 use super::log::{LogDisk, LogQueue, Read, UNIX_SECONDS};
 use super::network::{Call, Down, MarkParcel, Parcel, Up};
-use super::swarm::{Delivery, Mistake};
+use super::swarm::Delivery;
 use super::world::{Happening, Node, World};
 use crate::invariants::Fact;
 use unanimous_core::coordinator::Start;
 use unanimous_core::message::{Request, Verdict};
+use unanimous_core::museum::{Bug, on};
 use unanimous_core::{
     Action, BranchId, CallerId, Coordinator, Decision, Event, FrameNumber, Gtrid, InstanceId,
     Labels, LogId, Lsn, Message, Response, Route, TransactionName,
@@ -161,7 +162,7 @@ impl World {
 
     fn begin_life(&mut self) {
         let Some(read) = self.coordinator.read.take() else { return };
-        if self.swarm.mistake != Some(Mistake::RecoveredTailUnsynced) {
+        if !on(Bug::RecoveredTailUnsynced) {
             self.sync_recovered();
         }
         let end = read.end;
@@ -319,7 +320,7 @@ impl World {
         self.trace.line(|| format!("    coordinator: {action:?}"));
         match action {
             Action::Append { lsn, record, force } => {
-                let record = self.spoil(record);
+                let record = Self::spoil(record);
                 self.fact(&Fact::Handed(&record));
                 self.append(lsn, record, force);
             }

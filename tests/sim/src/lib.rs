@@ -15,7 +15,8 @@
 //! Reading order: `swarm` (what a seed draws), `world` (the loop), `coordinator` with its `log` and
 //! `compaction`, `participant` with its `store` and
 //! `bank`, `client` (the nodes), `network`, `disk`, `faults`,
-//! [`run`] (many seeds on many threads).
+//! [`run`] (many seeds on many threads). [`invariants`] watches
+//! every step.
 //!
 //! What it is *not*: it simulates neither gRPC nor the log's store, and no scheduler inside a
 //! process. Those are tried with real processes.
@@ -25,11 +26,13 @@
 
 mod bank;
 mod client;
+pub mod command;
 mod compaction;
 mod coordinator;
 mod coverage;
 mod disk;
 mod faults;
+pub mod invariants;
 mod log;
 mod network;
 mod participant;
@@ -44,5 +47,5 @@ mod world;
 pub use coverage::{Coverage, CoverageTable};
 pub use random::Random;
 pub use run::{Failure, Options, Totals, run, simulate};
-pub use swarm::{Delivery, Mistake, Swarm};
+pub use swarm::{Delivery, Swarm};
 pub use world::Schedule;

@@ -4,9 +4,9 @@
 //! rolled back are records, each durable before it is answered; proofs of committed branches stay
 //! until the ended mark passes them.
 
-use super::swarm::Mistake;
 use unanimous_core::coordinator::EndedMark;
 use unanimous_core::message::{Done, Vote};
+use unanimous_core::museum::{Bug, on};
 use unanimous_core::participant::{Call, Returned};
 use unanimous_core::record::Evidence;
 use unanimous_core::{BranchId, BranchResult, Gtrid};
@@ -78,16 +78,10 @@ pub(super) struct Bank {
     shared: bool,
     /// If so: branches undone on the word of a process that did not hold them.
     undone: Vec<BranchId>,
-    mistake: Option<Mistake>,
 }
 
 impl Bank {
-    pub(super) fn new(
-        accounts: usize,
-        evidence: bool,
-        shared: bool,
-        mistake: Option<Mistake>,
-    ) -> Self {
+    pub(super) fn new(accounts: usize, evidence: bool, shared: bool) -> Self {
         Self {
             balances: vec![BALANCE_AT_START; accounts],
             held: Vec::new(),
@@ -96,7 +90,6 @@ impl Bank {
             evidence,
             shared,
             undone: Vec::new(),
-            mistake,
         }
     }
 
@@ -183,7 +176,7 @@ impl Bank {
 
     fn prepare(&mut self, id: &BranchId) -> Step {
         let Some(held) = self.find(id) else {
-            if self.mistake == Some(Mistake::LatePrepareCreates) {
+            if on(Bug::LatePrepareCreates) {
                 let record = BankRecord::Prepared { branch: *id, moves: Moves::new() };
                 return Step::After(record, Returned::Voted(Vote::Commit { evidence: None }));
             }

@@ -3,10 +3,10 @@
 use super::coordinator::CoordinatorStep;
 use super::disk::Disk;
 use super::random::Random;
-use super::swarm::Mistake;
 use super::world::World;
 use crate::invariants::Fact;
 use unanimous_core::coordinator::Recovered;
+use unanimous_core::museum::{Bug, on};
 use unanimous_core::{Event, FrameNumber, Lsn, Record};
 use unanimous_recovery::Chain;
 use unanimous_recovery::codec::{decode_record, encode_record};
@@ -256,7 +256,7 @@ impl World {
         let frame = FrameNumber(frame.number);
         let delay_ms = self.random.between(0, self.swarm.sync_ms);
         self.coordinator_later(delay_ms, CoordinatorStep::Synced { upto, frame, items });
-        if self.swarm.mistake == Some(Mistake::FlushedBeforeSync) {
+        if on(Bug::FlushedBeforeSync) {
             self.coordinate(Event::Flushed { upto, frame });
         }
     }
@@ -267,7 +267,7 @@ impl World {
             self.trace.line(|| "the log's sync fails".to_owned());
             // The pages are clean now and on no platter: a second sync would succeed and prove
             // nothing.
-            if self.swarm.mistake != Some(Mistake::SyncTriedAgain) {
+            if !on(Bug::SyncTriedAgain) {
                 return self.kill_coordinator();
             }
         } else {
@@ -279,7 +279,7 @@ impl World {
         log.syncing = false;
         log.places.push(log.under_way_at);
         self.flush_soon();
-        if self.swarm.mistake != Some(Mistake::FlushedBeforeSync) {
+        if !on(Bug::FlushedBeforeSync) {
             self.coordinate(Event::Flushed { upto, frame });
         }
     }
@@ -304,7 +304,7 @@ impl World {
         let log = &mut self.coordinator.log;
         let needless = log.places.partition_point(|place| place.first_lsn <= below.0);
         let mut first = needless.saturating_sub(1);
-        if self.swarm.mistake == Some(Mistake::DropsOneFrameTooMany) {
+        if on(Bug::DropsOneFrameTooMany) {
             first += 1;
         }
         if first == 0 || first >= log.places.len() {
@@ -320,7 +320,7 @@ impl World {
         self.fact(&Fact::Retained(&retained.recovered));
         let delay_ms = self.random.between(0, self.swarm.sync_ms);
         self.coordinator_later(delay_ms, CoordinatorStep::Started { frame: start.number });
-        if self.swarm.mistake == Some(Mistake::RemovesBeforeStart) {
+        if on(Bug::RemovesBeforeStart) {
             self.coordinator_later(0, CoordinatorStep::Remove);
         }
     }
@@ -337,10 +337,7 @@ impl World {
     /// Removes a few frames below the chain's start, oldest first.
     pub(super) fn remove_slice(&mut self) {
         let disk = &mut self.coordinator.disk;
-        let start = match self.swarm.mistake {
-            Some(Mistake::RemovesBeforeStart) => disk.start,
-            _ => disk.start_durable,
-        };
+        let start = if on(Bug::RemovesBeforeStart) { disk.start } else { disk.start_durable };
         let count = usize::try_from(self.random.between(1, 4)).unwrap_or(1);
         let slice: Vec<u64> = disk.leftovers(start).take(count).collect();
         for number in &slice {

@@ -8,7 +8,7 @@ use super::participant::{ParticipantNode, ParticipantStep};
 use super::queue::Queue;
 use super::random::Random;
 use super::store::StoreNode;
-use super::swarm::{Mistake, Swarm};
+use super::swarm::Swarm;
 use super::trace::Trace;
 use crate::invariants::{Fact, Ledger, Rest, Violation};
 use unanimous_core::coordinator::State;
@@ -105,9 +105,9 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, mistake: Option<Mistake>, text: bool) -> Self {
+    pub(super) fn new(seed: u64, text: bool) -> Self {
         let mut random = Random::new(seed);
-        let swarm = Swarm::draw(&mut random, mistake);
+        let swarm = Swarm::draw(&mut random);
         let processes = swarm.participants + swarm.second_instances;
         let ledger = Ledger {
             decides_alone: swarm.decides_alone > 0,

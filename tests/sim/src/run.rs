@@ -1,7 +1,6 @@
 //! Many schedules on many threads, each schedule on one.
 
 use super::coverage::{Coverage, CoverageTable};
-use super::swarm::Mistake;
 use super::world::{Schedule, World};
 use crate::invariants::Violation;
 use serde::Serialize;
@@ -24,8 +23,6 @@ pub struct Options {
     pub seed: u64,
     /// Threads. They share the seeds out; no schedule depends on their number.
     pub threads: usize,
-    /// A mistake to find.
-    pub mistake: Option<Mistake>,
     /// End at the first failure.
     pub stop_at_failure: bool,
 }
@@ -86,13 +83,13 @@ pub struct Totals {
 
 /// Runs the schedule of one seed. `text`: with its trace.
 #[must_use]
-pub fn simulate(seed: u64, mistake: Option<Mistake>, text: bool) -> Schedule {
-    one(seed, mistake, text).0
+pub fn simulate(seed: u64, text: bool) -> Schedule {
+    one(seed, text).0
 }
 
 /// An assertion of the cores counts as a broken invariant like any other.
-fn one(seed: u64, mistake: Option<Mistake>, text: bool) -> (Schedule, Coverage) {
-    let mut world = World::new(seed, mistake, text);
+fn one(seed: u64, text: bool) -> (Schedule, Coverage) {
+    let mut world = World::new(seed, text);
     let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
     if let Err(panic) = ended {
         let words = panic
@@ -182,7 +179,7 @@ fn run_share(options: Options, next: &AtomicU64) -> Share {
         }
         for offset in first..(first + SEEDS_AT_ONCE).min(options.schedules) {
             let seed = options.seed.wrapping_add(offset);
-            let (schedule, coverage) = one(seed, options.mistake, false);
+            let (schedule, coverage) = one(seed, false);
             let failed = schedule.violation.is_some();
             share.add(schedule, &coverage);
             if failed && options.stop_at_failure {

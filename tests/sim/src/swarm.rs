@@ -18,42 +18,6 @@ pub enum Delivery {
     Datagram,
 }
 
-/// A mistake put into the simulated surroundings of the cores, to prove that the invariants find
-/// it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Mistake {
-    /// A participant votes when the prepared record is in the page cache.
-    VoteBeforeSync,
-    /// A participant acknowledges a commit when its record is in the page cache.
-    AcknowledgeBeforeSync,
-    /// The log tells the coordinator that a frame is durable when it is in the page cache.
-    FlushedBeforeSync,
-    /// A new life of the coordinator acts on what it read without syncing it.
-    RecoveredTailUnsynced,
-    /// A restarted participant acts on what it read without syncing it.
-    RecoveredBranchesUnsynced,
-    /// A failed sync is tried again, and its second success believed.
-    SyncTriedAgain,
-    /// A late prepare creates a branch.
-    LatePrepareCreates,
-    /// A participant rolls back prepared branches when it restarts.
-    RestartForgetsPrepared,
-    /// A branch that was undone while its session was away takes up work again.
-    UndoneBranchJoins,
-    /// Frames are dropped before the records that carry on what was in them are durable.
-    DropsBeforeCarried,
-    /// One frame more is dropped than the core says.
-    DropsOneFrameTooMany,
-    /// Frames are removed before the chain's new start is durable.
-    RemovesBeforeStart,
-    /// A step of a compaction leaves out what it should have carried.
-    CompactionSkipsItem,
-    /// An outcome is carried without its branches.
-    OutcomeWithoutBranches,
-    /// A transaction is carried as its Commit record was, without what has come since.
-    CarriedWithoutResults,
-}
-
 /// Everything a seed decides beforehand. Rates are per mille; times are milliseconds.
 #[derive(Clone, Debug)]
 pub struct Swarm {
@@ -129,14 +93,12 @@ pub struct Swarm {
     pub deaths_max: u32,
     /// Length of the safety phase, at most.
     pub safety_ms: u64,
-    /// The mistake to find.
-    pub mistake: Option<Mistake>,
 }
 
 impl Swarm {
     /// What this seed draws.
     #[must_use]
-    pub fn draw(random: &mut Random, mistake: Option<Mistake>) -> Self {
+    pub fn draw(random: &mut Random) -> Self {
         let faultless = random.chance(20);
         let delivery = random.pick(&[Delivery::Stream, Delivery::Datagram, Delivery::Datagram]);
         let mut rate = |on: u64, rates: &[u64]| {
@@ -203,7 +165,6 @@ impl Swarm {
             evidence: random.chance(300),
             deaths_max: random.pick(&[1, 2, 3, 5]),
             safety_ms: random.pick(&[3_000, 10_000]),
-            mistake,
         }
     }
 

@@ -3,11 +3,12 @@
 use super::bank::{BankRecord, Moves};
 use super::network::{Down, Parcel, Up};
 use super::store::StoreNode;
-use super::swarm::{Delivery, Mistake};
+use super::swarm::Delivery;
 use super::world::{Happening, Node, World};
 use crate::invariants::Fact;
 use unanimous_core::id::resource_manager;
 use unanimous_core::message::{EnlistRefusal, Enlistment, Vote};
+use unanimous_core::museum::{Bug, on};
 use unanimous_core::participant::{Action, Event, Order, Participant, Returned, State};
 use unanimous_core::{
     Answer, Bqual, BranchId, BranchResult, Gtrid, InstanceId, Owner, ParticipantName, ResourceId,
@@ -199,7 +200,6 @@ impl World {
 
     /// Asks about what is prepared.
     fn begin_participant(&mut self, who: usize) {
-        let mistake = self.swarm.mistake;
         self.open_store(self.participants[who].store);
         let seed = self.random.below(u64::MAX);
         let mut prepared: Vec<BranchId> = self.bank(who).recover().collect();
@@ -208,7 +208,7 @@ impl World {
         // enlisted.
         node.next_branch = u32::try_from(who).unwrap_or(0) << 24 | node.life << 16;
         node.core = Some(Participant::new(self.swarm.times.clone(), seed));
-        if mistake == Some(Mistake::RestartForgetsPrepared) {
+        if on(Bug::RestartForgetsPrepared) {
             for branch in prepared.drain(..) {
                 self.write(who, BankRecord::RolledBack { branch }, None);
             }
@@ -393,7 +393,7 @@ impl World {
         // A branch that had joined and is gone was undone: its earlier work is lost, so no more may
         // come.
         let undone = !anew && state(self).is_none();
-        if undone && self.swarm.mistake != Some(Mistake::UndoneBranchJoins) {
+        if undone && !on(Bug::UndoneBranchJoins) {
             return self.refuse_work(who, id, "the branch was undone");
         }
         self.participate(who, Event::Joined { branch, remaining_ms });

@@ -1,0 +1,53 @@
+//! The simulator holds what it promises: the same seed is the same schedule, every invariant holds
+//! over the shipping cores. That the invariants find what they are there for is the museum's business.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use unanimous_sim::{Options, Totals, invariants, run, simulate};
+
+const QUICK: Options = Options { schedules: 4_000, seed: 1, threads: 2, stop_at_failure: false };
+
+fn ratio(totals: &Totals, count: u64) -> f64 {
+    count as f64 / totals.schedules as f64
+}
+
+#[test]
+fn the_same_seed_is_the_same_schedule() {
+    let mut distinct = BTreeSet::new();
+    for seed in 1_000..1_200 {
+        let (first, second) = (simulate(seed, false), simulate(seed, true));
+        assert_eq!(first.trace_hash, second.trace_hash, "seed {seed}");
+        assert_eq!((first.events, first.crashes), (second.events, second.crashes), "seed {seed}");
+        distinct.insert(first.trace_hash);
+    }
+    assert!(distinct.len() > 198, "only {} distinct schedules", distinct.len());
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let options = Options { schedules: 500, ..QUICK };
+    let [one, three] = [1, 3].map(|threads| run(Options { threads, ..options }));
+    assert_eq!(one.trace_hash, three.trace_hash);
+    assert_eq!((one.schedules, one.events), (500, three.events));
+}
+
+#[test]
+fn every_invariant_holds_in_schedules_worth_running() {
+    let totals = run(QUICK);
+    assert_eq!(totals.failures, 0, "{:?}", totals.first_failures);
+    assert!(ratio(&totals, totals.events) >= 100.0, "{totals:?}");
+    assert!(ratio(&totals, totals.transactions) >= 2.0, "{totals:?}");
+    assert!(ratio(&totals, totals.participants) >= 2.0, "{totals:?}");
+    assert!(totals.processes > totals.participants, "{totals:?}");
+    assert!(ratio(&totals, totals.crashes) >= 1.0, "{totals:?}");
+    assert!(totals.power_losses > 0 && totals.decided_alone > 0, "{totals:?}");
+    assert!(ratio(&totals, totals.drops) >= 1.0, "{totals:?}");
+    assert!(totals.committed > totals.transactions / 10, "{totals:?}");
+}
+
+#[test]
+fn invariants_have_names_of_their_own_and_a_source() {
+    let names: BTreeSet<_> = invariants::ALL.iter().map(|invariant| invariant.name).collect();
+    assert_eq!(names.len(), invariants::ALL.len());
+    assert!(invariants::ALL.iter().all(|invariant| !invariant.source.is_empty()));
+}
