@@ -1,5 +1,6 @@
 //! The simulator holds what it promises: the same seed is the same schedule, every invariant holds
-//! over the shipping cores. That the invariants find what they are there for is the museum's business.
+//! over the shipping cores. That the invariants find what they are there for is the museum's
+//! business.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
