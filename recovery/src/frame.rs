@@ -5,6 +5,8 @@
 //! u32, bytes), crc32c u32 over all before it. Every later version keeps magic and version in front
 //! and the checksum at the end, so that a newer frame and a damaged one can be told apart.
 
+use unanimous_core::museum::{Bug, on};
+
 /// What every frame starts with.
 pub const FRAME_MAGIC: [u8; 4] = *b"UNFR";
 /// The version this code writes and the highest it reads.
@@ -97,7 +99,7 @@ impl Frame {
         }
         let (content, stored) = bytes.split_at(bytes.len() - 4);
         let (found, expected) = (u32_at(stored, 0), crc32c::crc32c(content));
-        if found != expected {
+        if found != expected && !on(Bug::ChecksumIgnored) {
             return Err(FrameError::Checksum { found, expected });
         }
         let version = u16::from_le_bytes([content[4], content[5]]);

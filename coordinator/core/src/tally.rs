@@ -1,5 +1,7 @@
 //! The vote tally (section 3, row "vote"), a pure table.
 
+use crate::museum::{Bug, on};
+
 /// A branch's vote as the tally sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ballot {
@@ -32,6 +34,7 @@ pub fn tally(ballots: impl IntoIterator<Item = Ballot>) -> Tally {
     let (mut outstanding, mut commit) = (false, false);
     for ballot in ballots {
         match ballot {
+            Ballot::Rollback if on(Bug::MajorityDecides) && commit => {}
             Ballot::Rollback => return Tally::Rollback,
             Ballot::Outstanding => outstanding = true,
             Ballot::Commit => commit = true,
@@ -39,6 +42,7 @@ pub fn tally(ballots: impl IntoIterator<Item = Ballot>) -> Tally {
         }
     }
     match (outstanding, commit) {
+        (true, true) if on(Bug::FirstVoteDecides) => Tally::Commit,
         (true, _) => Tally::Outstanding,
         (false, true) => Tally::Commit,
         (false, false) => Tally::NothingToDo,

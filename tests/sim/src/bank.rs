@@ -217,7 +217,7 @@ impl Bank {
 
     fn commit(&mut self, id: &BranchId) -> Step {
         let Some(held) = self.find(id) else {
-            let proved = self.committed.contains(id);
+            let proved = self.committed.contains(id) || on(Bug::CommitWithoutProof);
             let done = if proved { Done::Done } else { Done::Heuristic(BranchResult::Hazard) };
             return Step::Now(did(done));
         };
@@ -238,9 +238,9 @@ impl Bank {
         let Some(held) = self.find(id) else {
             // Every one-phase commit leaves a record until the mark passes it: without one it was
             // never committed.
-            return if self.committed.contains(id) {
+            return if self.committed.contains(id) || on(Bug::OnePhaseWithoutProof) {
                 Step::Now(did(Done::Done))
-            } else if self.passed(&id.gtrid) {
+            } else if self.passed(&id.gtrid) && !on(Bug::ProofDroppedUnseen) {
                 Step::Now(did(Done::Heuristic(BranchResult::Hazard)))
             } else if self.shared {
                 self.undo_for_good(id)

@@ -1,15 +1,24 @@
 //! The command line of `sim`.
 //!
+//! Bugs of the museum are compiled in by a feature only. A command that needs one builds `sim` anew
+//! with it, in a target folder of its own.
+//!
 //! Exit code 0: every invariant held; 1: one was broken (the seed is printed); 2: wrong usage.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-use crate::{Options, Totals, run, simulate};
-use clap::{Parser, ValueEnum};
-use std::process::ExitCode;
+use crate::museum::{self, Find};
+use crate::{Options, Stop, Totals, run, simulate};
+use clap::{Parser, Subcommand, ValueEnum};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use unanimous_core::museum::Bug;
 
 /// Drives coordinators, participants and clients over a simulated network, clock and disks.
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    what: Option<What>,
     /// How many schedules.
     #[arg(long, default_value_t = 10_000)]
     schedules: u64,
@@ -22,12 +31,34 @@ struct Arguments {
     /// Print everything that happens in the one schedule of `--seed`.
     #[arg(long)]
     trace: bool,
+    /// With this bug of the museum.
+    #[arg(long)]
+    bug: Option<Bug>,
     /// End at the first failure.
     #[arg(long)]
     stop_at_failure: bool,
     /// How to print the result.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Puts in one bug of the museum after the other, and looks how many schedules find it.
+    Museum {
+        /// How many schedules each bug may take.
+        #[arg(long, default_value_t = 3_000_000)]
+        schedules: u64,
+        /// The first seed; the others follow it.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Threads; no schedule depends on their number.
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
+        /// How to print the result.
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -40,8 +71,16 @@ enum Output {
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let needs_bugs = arguments.bug.is_some() || matches!(arguments.what, Some(What::Museum { .. }));
+    if needs_bugs && !cfg!(feature = "museum") {
+        return run_with_bugs();
+    }
+    switch_on(arguments.bug);
     // A panic inside a schedule is reported with its seed.
     std::panic::set_hook(Box::new(|_| {}));
+    if let Some(What::Museum { schedules, seed, threads, output }) = arguments.what {
+        return museum(Options { schedules, seed, threads, stop: Stop::Never }, output);
+    }
     if arguments.trace {
         return trace(&arguments);
     }
@@ -49,16 +88,73 @@ pub fn main() -> ExitCode {
         schedules: arguments.schedules,
         seed: arguments.seed,
         threads: arguments.threads,
-        stop_at_failure: arguments.stop_at_failure,
+        stop: if arguments.stop_at_failure { Stop::Broken } else { Stop::Never },
     });
     match arguments.output {
         Output::Text => print_text(&totals),
-        Output::Json => match serde_json::to_string(&totals) {
-            Ok(json) => println!("{json}"),
-            Err(error) => eprintln!("error: the result cannot be written: {error}"),
-        },
+        Output::Json => print_json(&totals),
     }
     ExitCode::from(u8::from(totals.failures > 0))
+}
+
+fn print_json(result: &impl serde::Serialize) {
+    match serde_json::to_string(result) {
+        Ok(json) => println!("{json}"),
+        Err(error) => eprintln!("error: the result cannot be written: {error}"),
+    }
+}
+
+#[cfg(feature = "museum")]
+use unanimous_core::museum::switch_on;
+
+#[cfg(not(feature = "museum"))]
+fn switch_on(_: Option<Bug>) {}
+
+/// The same command in a build that has the bugs.
+fn run_with_bugs() -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["run", "--release", "--locked", "--quiet", "--package", "unanimous-tests"])
+        .args(["--features", "crash-points,museum", "--bin", "sim", "--target-dir"])
+        .arg(root.join("target/instrumented"))
+        .arg("--manifest-path")
+        .arg(root.join("Cargo.toml"))
+        .arg("--")
+        .args(std::env::args_os().skip(1))
+        .status();
+    match status.map(|status| status.code().and_then(|code| u8::try_from(code).ok())) {
+        Ok(code) => ExitCode::from(code.unwrap_or(1)),
+        Err(error) => {
+            eprintln!("error: the bugs are compiled in by a feature, and cargo does not start");
+            eprintln!("  because: {error}");
+            eprintln!(
+                "  next: cargo build --release -p unanimous-tests --features museum --bin sim"
+            );
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn museum(options: Options, output: Output) -> ExitCode {
+    let text = matches!(output, Output::Text);
+    let visit = museum::visit(options, switch_on, |find: &Find| {
+        if text {
+            let Find { name, invariant, schedules, seed, .. } = find;
+            let found = if find.found { "found by" } else { "NOT FOUND" };
+            println!("{name:30} {found} {invariant:4} after {schedules} schedules, seed {seed}");
+        }
+    });
+    if text {
+        let (bugs, clean) = (visit.bugs.len(), visit.clean);
+        println!(
+            "{} of {bugs} found; without a bug {} schedules, {} failures; {:.1} s",
+            visit.found, clean.schedules, clean.failures, visit.seconds
+        );
+    } else {
+        print_json(&visit);
+    }
+    ExitCode::from(u8::from(!visit.passed()))
 }
 
 fn trace(arguments: &Arguments) -> ExitCode {

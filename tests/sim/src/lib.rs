@@ -34,6 +34,7 @@ mod disk;
 mod faults;
 pub mod invariants;
 mod log;
+pub mod museum;
 mod network;
 mod participant;
 mod queue;
@@ -46,6 +47,6 @@ mod world;
 
 pub use coverage::{Coverage, CoverageTable};
 pub use random::Random;
-pub use run::{Failure, Options, Totals, run, simulate};
+pub use run::{Failure, Options, Stop, Totals, run, simulate};
 pub use swarm::{Delivery, Swarm};
 pub use world::Schedule;

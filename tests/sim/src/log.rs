@@ -278,6 +278,8 @@ impl World {
         let log = &mut self.coordinator.log;
         log.syncing = false;
         log.places.push(log.under_way_at);
+        let appended = self.coordinator.log.queued.last().map(|(lsn, ..)| *lsn);
+        let upto = appended.filter(|_| on(Bug::FlushedTellsTooMuch)).unwrap_or(upto);
         self.flush_soon();
         if !on(Bug::FlushedBeforeSync) {
             self.coordinate(Event::Flushed { upto, frame });

@@ -23,8 +23,29 @@ pub struct Options {
     pub seed: u64,
     /// Threads. They share the seeds out; no schedule depends on their number.
     pub threads: usize,
-    /// End at the first failure.
-    pub stop_at_failure: bool,
+    /// When to end before all have run.
+    pub stop: Stop,
+}
+
+/// When a run ends before all its schedules have run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Never.
+    Never,
+    /// When an invariant is broken.
+    Broken,
+    /// When one of these is broken.
+    BrokenOneOf(&'static [&'static str]),
+}
+
+impl Stop {
+    fn applies(self, violation: Option<&Violation>) -> bool {
+        violation.is_some_and(|violation| match self {
+            Self::Never => false,
+            Self::Broken => true,
+            Self::BrokenOneOf(names) => names.contains(&violation.invariant),
+        })
+    }
 }
 
 /// A schedule that broke an invariant.
@@ -71,6 +92,8 @@ pub struct Totals {
     pub first_failures: Vec<Failure>,
     /// How many failures each invariant found.
     pub found_by: std::collections::BTreeMap<&'static str, u64>,
+    /// The first seed that each of them found.
+    pub first_seeds: std::collections::BTreeMap<&'static str, u64>,
     /// Exclusive or of all trace hashes: equal for equal sets of schedules, in any order.
     pub trace_hash: String,
     /// Wall-clock time.
@@ -152,7 +175,7 @@ impl Share {
     }
 }
 
-/// Runs all schedules. With `stop_at_failure` those that other threads have begun still end.
+/// Runs all schedules. When it stops early, those that other threads have begun still end.
 #[must_use]
 pub fn run(options: Options) -> Totals {
     let started = Instant::now();
@@ -180,9 +203,9 @@ fn run_share(options: Options, next: &AtomicU64) -> Share {
         for offset in first..(first + SEEDS_AT_ONCE).min(options.schedules) {
             let seed = options.seed.wrapping_add(offset);
             let (schedule, coverage) = one(seed, false);
-            let failed = schedule.violation.is_some();
+            let stop = options.stop.applies(schedule.violation.as_ref());
             share.add(schedule, &coverage);
-            if failed && options.stop_at_failure {
+            if stop {
                 next.store(options.schedules, Ordering::Relaxed);
                 return share;
             }
@@ -193,8 +216,10 @@ fn run_share(options: Options, next: &AtomicU64) -> Share {
 fn totals(mut share: Share, seconds: f64, threads: usize) -> Totals {
     share.failures.sort_by_key(|(seed, ..)| *seed);
     let mut found_by = std::collections::BTreeMap::new();
-    for (_, _, violation) in &share.failures {
+    let mut first_seeds = std::collections::BTreeMap::new();
+    for (seed, _, violation) in &share.failures {
         *found_by.entry(violation.invariant).or_default() += 1;
+        first_seeds.entry(violation.invariant).or_insert(*seed);
     }
     let per_core = share.schedules as f64 / seconds.max(1e-9) * 60.0 / threads as f64;
     Totals {
@@ -222,6 +247,7 @@ fn totals(mut share: Share, seconds: f64, threads: usize) -> Totals {
             })
             .collect(),
         found_by,
+        first_seeds,
         trace_hash: format!("{:016x}", share.totals.trace_hash),
         seconds,
         schedules_per_minute_and_core: whole(per_core),

@@ -4,9 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
-use unanimous_sim::{Options, Totals, invariants, run, simulate};
+use unanimous_sim::{Options, Stop, Totals, invariants, run, simulate};
 
-const QUICK: Options = Options { schedules: 4_000, seed: 1, threads: 2, stop_at_failure: false };
+const QUICK: Options = Options { schedules: 4_000, seed: 1, threads: 2, stop: Stop::Never };
 
 fn ratio(totals: &Totals, count: u64) -> f64 {
     count as f64 / totals.schedules as f64

@@ -4,6 +4,7 @@ use super::timer::TimerKind;
 use super::{Branch, Coordinator, State, Transaction};
 use crate::id::{Gtrid, KIND_TRANSACTION, Labels, TransactionName, resource_manager};
 use crate::message::{EnlistRefusal, Enlistment, Refusal, Response, RollbackCause, Vote};
+use crate::museum::{Bug, on};
 use crate::record::DETAIL_BYTES_MAX;
 use crate::record::cut;
 use crate::tally::Ballot;
@@ -28,7 +29,7 @@ impl Coordinator {
             Some(Refusal::Starting)
         } else if timeout_ms > self.limits.timeout_ms_max {
             Some(Refusal::TimeoutTooLong { max_ms: self.limits.timeout_ms_max })
-        } else if self.storage_low {
+        } else if self.storage_low && !on(Bug::LowSpaceIgnored) {
             Some(Refusal::LogFull { retry_after_ms: SPACE_RETRY_AFTER_MS })
         } else if self.transactions.len() >= self.limits.transactions_max {
             Some(Refusal::TooManyTransactions { retry_after_ms: RETRY_AFTER_MS })
@@ -71,6 +72,7 @@ impl Coordinator {
         }
         match transaction.state {
             State::Active => {}
+            State::Deciding | State::Committing if on(Bug::LateEnlist) => {}
             State::MarkedRollback | State::RollingBack => return Err(EnlistRefusal::RolledBack),
             State::Preparing
             | State::OnePhase

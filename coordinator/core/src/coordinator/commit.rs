@@ -4,6 +4,7 @@ use super::table::BranchState;
 use super::{Awaited, Coordinator, Item, State};
 use crate::id::{BranchId, Gtrid, ParticipantName, ResourceId};
 use crate::message::{Answer, Done, Ending, Response, RollbackCause, Vote, Wait};
+use crate::museum::{Bug, on};
 use crate::record::{DETAIL_BYTES_MAX, Record, cut};
 use crate::tally::{Ballot, Tally, tally};
 use crate::{BranchResult, CallerId, FrameNumber, Lsn, Millis, Outcome};
@@ -43,7 +44,9 @@ impl Coordinator {
     fn commit_active(&mut self, now: Millis, gtrid: Gtrid, expected_branches: Option<u32>) {
         let Some(transaction) = self.transactions.get_mut(&gtrid) else { return };
         let enlisted = transaction.branches.len();
-        if expected_branches.is_some_and(|expected| usize::try_from(expected) != Ok(enlisted)) {
+        let other_count =
+            expected_branches.is_some_and(|expected| usize::try_from(expected) != Ok(enlisted));
+        if other_count && !on(Bug::CountIgnored) {
             return self.roll_back(now, gtrid, Some(RollbackCause::BranchCount));
         }
         match &transaction.branches[..] {
@@ -54,7 +57,9 @@ impl Coordinator {
                 self.schedule(now, gtrid);
             }
             // Nobody prepares for a decision that cannot be recorded.
-            _ if self.storage_low => self.roll_back(now, gtrid, Some(RollbackCause::LogFull)),
+            _ if self.storage_low && !on(Bug::LowSpaceIgnored) => {
+                self.roll_back(now, gtrid, Some(RollbackCause::LogFull))
+            }
             _ => self.decide_or_prepare(now, gtrid),
         }
     }
@@ -82,7 +87,7 @@ impl Coordinator {
                 self.roll_back(now, gtrid, cause);
             }
             Tally::NothingToDo => self.end_without_record(now, gtrid, Outcome::Committed),
-            Tally::Commit if self.storage_low => {
+            Tally::Commit if self.storage_low && !on(Bug::LowSpaceIgnored) => {
                 self.roll_back(now, gtrid, Some(RollbackCause::LogFull));
             }
             Tally::Commit => {
@@ -92,7 +97,9 @@ impl Coordinator {
                     name: transaction.name.clone(),
                     branches: transaction.phase_two().map(super::Branch::record).collect(),
                 };
-                self.cancel_timers(gtrid);
+                if !on(Bug::TimesOutAfterDecision) {
+                    self.cancel_timers(gtrid);
+                }
                 let lsn = self.append(record, true);
                 self.awaited.insert(lsn, Awaited::Commit(gtrid));
                 self.homes.set(Item::Transaction(gtrid), None, lsn);
@@ -100,6 +107,11 @@ impl Coordinator {
                     transaction.home = Some(lsn);
                 }
                 self.append_labels(gtrid, true);
+                if on(Bug::ActsBeforeDurable) {
+                    self.on_commit_durable(now, gtrid);
+                } else if on(Bug::AnswersBeforeDurable) {
+                    self.reply_decided_waiters(gtrid);
+                }
             }
         }
     }
@@ -153,6 +165,12 @@ impl Coordinator {
                     (true, Vote::Rollback { reason }) if branch.ballot == Ballot::Commit => {
                         self.counters.unexpected += 1;
                         branch.vote(Vote::Rollback { reason });
+                    }
+                    (true, _) if on(Bug::VoteCountedTwice) => {
+                        let waiting =
+                            |other: &&mut super::Branch| other.ballot == Ballot::Outstanding;
+                        let other = transaction.branches.iter_mut().find(waiting);
+                        other.into_iter().for_each(|other| other.ballot = Ballot::Commit);
                     }
                     // Repeated.
                     (true, _) => return,
@@ -217,12 +235,18 @@ impl Coordinator {
         self.reply_decided_waiters(gtrid);
         self.drive(gtrid, None);
         self.schedule(now, gtrid);
+        if on(Bug::ForgetsBeforeAcknowledged) {
+            self.forget(now, gtrid, Outcome::Committed);
+        }
     }
 
     pub(super) fn on_rollback(&mut self, now: Millis, by: CallerId, gtrid: Gtrid) {
         let Some(transaction) = self.transactions.get_mut(&gtrid) else {
             return self.reply_without_record(by, &gtrid, None);
         };
+        if on(Bug::RollbackAfterDecision) && transaction.state == State::Deciding {
+            transaction.state = State::Preparing;
+        }
         match transaction.state {
             State::Active | State::MarkedRollback | State::Preparing => {
                 transaction.waiters.push((by, Wait::Decided));

@@ -8,6 +8,7 @@
 
 use super::{Coordinator, Transaction};
 use crate::id::{Gtrid, ParticipantName};
+use crate::museum::{Bug, on};
 use crate::record::{OutcomeRecord, Record};
 use crate::{Action, Lsn};
 use std::collections::BTreeSet;
@@ -94,6 +95,11 @@ impl Coordinator {
 
     /// Writes one item's whole state again.
     fn carry(&mut self, item: Item, home: Lsn) {
+        if (on(Bug::BootNotCarried) && item == Item::Boot)
+            || (on(Bug::FloorNotCarried) && item == Item::Floor)
+        {
+            return self.homes.remove(item, Some(home));
+        }
         let record = match &item {
             Item::Boot => Some(Record::Boot { epoch: self.owner.epoch }),
             Item::Floor => {
@@ -136,7 +142,11 @@ impl Coordinator {
         Some(OutcomeRecord {
             gtrid,
             branches: remembered.branches.to_vec(),
-            unforgotten: remembered.unforgotten.iter().copied().collect(),
+            unforgotten: if on(Bug::UnforgottenNotCarried) {
+                Vec::new()
+            } else {
+                remembered.unforgotten.iter().copied().collect()
+            },
         })
     }
 
@@ -175,7 +185,11 @@ impl Transaction {
             decision: self.decision(),
             heuristic: self.heuristic_logged,
             branches: self.phase_two().map(super::Branch::record).collect(),
-            matched: self.unforgotten().into_iter().collect(),
+            matched: if on(Bug::MatchedNotCarried) {
+                Vec::new()
+            } else {
+                self.unforgotten().into_iter().collect()
+            },
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::{Awaited, Branch, Coordinator, Item, State, Transaction};
 use crate::id::{BranchId, Gtrid, ParticipantName, ResourceId, TransactionName};
 use crate::message::{Done, Ending, Message, Response, RollbackCause, Route};
+use crate::museum::{Bug, on};
 use crate::outcome::{BranchResult, Decision, Outcome};
 use crate::presume;
 use crate::record::{DETAIL_BYTES_MAX, OutcomeRecord, Record, cut};
@@ -26,6 +27,12 @@ impl Coordinator {
                 self.counters.unexpected += 1;
             }
             State::OnePhase | State::Committing | State::RollingBack | State::Heuristic => {
+                if on(Bug::AcknowledgementCountedTwice) && branch.result.is_some() {
+                    let pending = |other: &&mut Branch| other.pending_in(state);
+                    let other = transaction.branches.iter_mut().find(pending);
+                    other.into_iter().for_each(|other| other.result = Some(decided_as(decision)));
+                    return self.finish_if_done(now, id.gtrid);
+                }
                 if let Some(known) = branch.result {
                     return self.on_acknowledged_again(now, id, known, done, detail);
                 }
@@ -33,6 +40,9 @@ impl Coordinator {
                     Reading::Ended(result) => {
                         branch.result = Some(result);
                         branch.detail = cut(detail, DETAIL_BYTES_MAX).to_owned();
+                    }
+                    Reading::Alone(_) if on(Bug::HeuristicCountsAsDone) => {
+                        branch.result = Some(decided_as(decision));
                     }
                     Reading::Alone(result) => {
                         // Whatever it voted, or another process of its participant did: it was
@@ -62,10 +72,7 @@ impl Coordinator {
     /// row "branch heuristic").
     fn take_result(&mut self, now: Millis, id: BranchId) {
         let Some(transaction) = self.transactions.get_mut(&id.gtrid) else { return };
-        let decided = match transaction.decision() {
-            Decision::Commit => BranchResult::Committed,
-            Decision::Rollback => BranchResult::RolledBack,
-        };
+        let decided = decided_as(transaction.decision());
         let Some(branch) = transaction.branch(&id.bqual) else { return };
         match branch.result {
             Some(result) if result != decided => {
@@ -103,6 +110,9 @@ impl Coordinator {
             self.homes.set(Item::Transaction(gtrid), transaction.home.replace(lsn), lsn);
         }
         self.append_labels(gtrid, true);
+        if on(Bug::ForgetBeforeRecord) {
+            self.send_forgets(gtrid, None);
+        }
     }
 
     /// It decided alone, and as decided: noted, and told to forget when the note is durable.
@@ -143,7 +153,7 @@ impl Coordinator {
 
     pub(super) fn send_forgets(&mut self, gtrid: Gtrid, only: Option<&ParticipantName>) {
         let Some(transaction) = self.transactions.get(&gtrid) else { return };
-        if transaction.heuristic_pending.is_some() {
+        if transaction.heuristic_pending.is_some() && !on(Bug::ForgetBeforeRecord) {
             return;
         }
         let branches: Vec<Branch> = transaction
@@ -173,10 +183,7 @@ impl Coordinator {
         let Some(transaction) = self.transactions.get_mut(&id.gtrid) else { return };
         let durable = transaction.heuristic_pending.is_none();
         let state = transaction.state;
-        let decided = match transaction.decision() {
-            Decision::Commit => BranchResult::Committed,
-            Decision::Rollback => BranchResult::RolledBack,
-        };
+        let decided = decided_as(transaction.decision());
         let Some(branch) = transaction.branch_mut(&id.bqual) else { return };
         let matched = branch.result == Some(decided) && told == known;
         if matched {
@@ -457,6 +464,14 @@ fn alone(
     }
 }
 
+/// How a branch ends that does as decided.
+fn decided_as(decision: Decision) -> BranchResult {
+    match decision {
+        Decision::Commit => BranchResult::Committed,
+        Decision::Rollback => BranchResult::RolledBack,
+    }
+}
+
 /// What an acknowledgement means in a state.
 enum Reading {
     /// The branch has ended.
@@ -470,10 +485,7 @@ enum Reading {
 }
 
 fn reading(state: State, decision: Decision, done: Done) -> Reading {
-    let decided = match decision {
-        Decision::Commit => BranchResult::Committed,
-        Decision::Rollback => BranchResult::RolledBack,
-    };
+    let decided = decided_as(decision);
     match done {
         Done::Done => Reading::Ended(decided),
         Done::RolledBack if state == State::OnePhase => Reading::Ended(BranchResult::RolledBack),

@@ -4,6 +4,7 @@ use super::{Coordinator, State};
 use crate::CallerId;
 use crate::id::{BranchId, Gtrid, ParticipantName};
 use crate::message::{Ending, Response, RollbackCause, Verdict, Wait};
+use crate::museum::{Bug, on};
 use crate::outcome::{Decision, Outcome};
 use crate::presume;
 
@@ -26,6 +27,8 @@ impl Coordinator {
             | State::Deciding => {
                 if wait {
                     transaction.waiters.push((by, Wait::Decided));
+                } else if on(Bug::PendingIsRolledBack) {
+                    self.reply(by, presumed_rolled_back());
                 } else {
                     self.reply(by, Response::Pending);
                 }
@@ -48,12 +51,10 @@ impl Coordinator {
                 cause: remembered.cause.clone(),
                 completed: true,
             })
-        } else if presume::rolled_back_for_client(&self.standing(), gtrid, expected_branches) {
-            Response::Ended(Ending {
-                outcome: Outcome::RolledBack,
-                cause: Some(RollbackCause::Presumed),
-                completed: true,
-            })
+        } else if on(Bug::UnknownIsRolledBack)
+            || presume::rolled_back_for_client(&self.standing(), gtrid, expected_branches)
+        {
+            presumed_rolled_back()
         } else {
             Response::Unknown
         };
@@ -85,6 +86,9 @@ impl Coordinator {
         };
         let branch = transaction.branch(&id.bqual).filter(|branch| branch.in_phase_two());
         match (transaction.state, branch) {
+            (State::Active | State::Preparing, _) if on(Bug::InquiryEndsActive) => {
+                Verdict::Rollback
+            }
             (State::Active | State::Preparing | State::OnePhase | State::Deciding, _) => {
                 Verdict::Wait
             }
@@ -110,4 +114,9 @@ impl Coordinator {
             Verdict::LeaveAlone
         }
     }
+}
+
+fn presumed_rolled_back() -> Response {
+    let cause = Some(RollbackCause::Presumed);
+    Response::Ended(Ending { outcome: Outcome::RolledBack, cause, completed: true })
 }

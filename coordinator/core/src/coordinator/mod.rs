@@ -28,6 +28,7 @@ pub use table::{Branch, BranchState, State, Transaction};
 
 use crate::id::{BranchId, Gtrid, LogId, Owner, ParticipantName};
 use crate::message::{Action, Event, Message, Request, Response, RollbackCause, Route};
+use crate::museum::{Bug, on};
 use crate::outcome::Outcome;
 use crate::presume::Standing;
 use crate::record::Record;
@@ -343,11 +344,13 @@ impl Coordinator {
         let exceptions: Vec<Gtrid> =
             self.unended.iter().take(self.limits.exceptions_max).copied().collect();
         let (epoch, sequence) = match self.unended.iter().nth(self.limits.exceptions_max) {
+            Some(_) if on(Bug::MarkPassesTheRest) => (self.owner.epoch, last_sequence),
             None => (self.owner.epoch, last_sequence),
             // Just below the first one that has no room; below sequence 0 the mark would fall into
             // an older epoch.
             Some(first) => (first.owner().epoch, first.sequence().checked_sub(1)?),
         };
+        let exceptions = if on(Bug::MarkWithoutExceptions) { Vec::new() } else { exceptions };
         Some(EndedMark { log: self.owner.log, epoch, sequence, exceptions })
     }
 

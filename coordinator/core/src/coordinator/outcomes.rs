@@ -3,6 +3,7 @@
 use super::{Awaited, Coordinator, Item, Limits, Remembered, State};
 use crate::Millis;
 use crate::id::{Bqual, Gtrid, Owner};
+use crate::museum::{Bug, on};
 use crate::outcome::Outcome;
 use crate::record::Record;
 
@@ -19,6 +20,9 @@ impl Coordinator {
         {
             let lsn = self.append(Record::End { gtrid }, false);
             self.awaited.insert(lsn, Awaited::End(gtrid));
+            if on(Bug::EndNotAwaited) {
+                self.unended.remove(&gtrid);
+            }
         } else {
             self.unended.remove(&gtrid);
         }
@@ -73,6 +77,9 @@ impl Coordinator {
                 let lsn = self.append(Record::OutcomeFloor { epoch, sequence }, true);
                 self.awaited.insert(lsn, Awaited::Floor(epoch, sequence));
                 self.homes.set(Item::Floor, self.floor_home.replace(lsn), lsn);
+                if on(Bug::FloorNotAwaited) {
+                    oldest.iter().for_each(|gtrid| self.drop_outcome(gtrid));
+                }
             }
             // The floor covers them already, and other logs' transactions are never presumed.
             None => {

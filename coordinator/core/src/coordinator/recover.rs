@@ -7,6 +7,7 @@ use super::{
 };
 use crate::id::{Bqual, Gtrid, LogId, Owner, ParticipantName, TransactionName};
 use crate::message::RollbackCause;
+use crate::museum::{Bug, on};
 use crate::outcome::{BranchResult, Decision, Outcome};
 use crate::record::{BranchRecord, OutcomeRecord, Record};
 use crate::{FrameNumber, Lsn, Millis};
@@ -139,7 +140,8 @@ impl Recovered {
     #[must_use]
     pub fn next_epoch(&self, unix_seconds: u64) -> u32 {
         let clock = u32::try_from(unix_seconds).unwrap_or(u32::MAX);
-        self.epoch_max.saturating_add(1).max(clock)
+        let stored = if on(Bug::EpochFromClock) { 0 } else { self.epoch_max };
+        stored.saturating_add(1).max(clock)
     }
 
     /// Unfinished and heuristic transactions, in the order they began.
@@ -244,9 +246,11 @@ impl Coordinator {
     pub fn start(limits: Limits, start: Start, now: Millis, recovered: Recovered) -> Self {
         let epoch = recovered.next_epoch(start.unix_seconds);
         let mut transactions = recovered.transactions;
+        if on(Bug::RestartForgetsDecisions) {
+            transactions.clear();
+        }
         for transaction in transactions.values_mut() {
-            transaction.begun_at = now;
-            transaction.phase_since = now;
+            (transaction.begun_at, transaction.phase_since) = (now, now);
             transaction.timeout_at = now;
         }
         let unended: BTreeSet<Gtrid> = transactions
@@ -257,9 +261,7 @@ impl Coordinator {
             .map(|(gtrid, _)| *gtrid)
             .collect();
         let mut outcomes = recovered.outcomes;
-        for remembered in outcomes.values_mut() {
-            remembered.ended_at = now;
-        }
+        outcomes.values_mut().for_each(|remembered| remembered.ended_at = now);
         let homes = recovered_homes(
             &transactions,
             &outcomes,
@@ -283,7 +285,7 @@ impl Coordinator {
             frame: start.frame,
             frame_at_start: start.frame,
             log_behind: false,
-            started: false,
+            started: on(Bug::BootNotAwaited),
             storage_low: false,
             transactions,
             concerned,
@@ -319,7 +321,9 @@ impl Coordinator {
         self.started = true;
         let unfinished: Vec<Gtrid> = self.transactions.keys().copied().collect();
         for gtrid in unfinished {
-            self.schedule(now, gtrid);
+            if !on(Bug::RestartWithoutTimers) {
+                self.schedule(now, gtrid);
+            }
             self.finish_if_done(now, gtrid);
         }
         self.drop_old_outcomes(now);

@@ -2,6 +2,7 @@
 
 use crate::id::{Bqual, InstanceId, Labels, ParticipantName, ResourceId, TransactionName};
 use crate::message::{CallerId, RollbackCause, Route, Wait};
+use crate::museum::{Bug, on};
 use crate::outcome::{BranchResult, Decision, Outcome, aggregate};
 use crate::record::{BranchKind, BranchRecord, Evidence};
 use crate::tally::Ballot;
@@ -254,6 +255,7 @@ impl Branch {
     #[must_use]
     pub fn in_phase_two(&self) -> bool {
         matches!(self.ballot, Ballot::Commit | Ballot::Outstanding)
+            || (on(Bug::ReadOnlyInPhaseTwo) && self.ballot == Ballot::ReadOnly)
     }
 
     pub(super) fn pending_in(&self, state: State) -> bool {

@@ -3,6 +3,7 @@
 use super::{Coordinator, State};
 use crate::id::{Gtrid, ParticipantName};
 use crate::message::{CallerId, Message, Response, RollbackCause};
+use crate::museum::{Bug, on};
 use crate::outcome::Decision;
 use crate::{Millis, backoff};
 use std::collections::BTreeSet;
@@ -36,7 +37,15 @@ impl Coordinator {
     }
 
     fn on_timeout(&mut self, now: Millis, gtrid: Gtrid) {
-        let Some(transaction) = self.transactions.get(&gtrid) else { return };
+        let Some(transaction) = self.transactions.get_mut(&gtrid) else { return };
+        let too_late = match transaction.state {
+            State::OnePhase => on(Bug::TimesOutOnePhase),
+            State::Deciding | State::Committing => on(Bug::TimesOutAfterDecision),
+            _ => false,
+        };
+        if too_late {
+            transaction.state = State::Preparing;
+        }
         match transaction.state {
             State::Active | State::MarkedRollback | State::Preparing => {
                 self.roll_back(now, gtrid, Some(RollbackCause::TimedOut));
@@ -106,7 +115,8 @@ impl Coordinator {
         let forgets = transaction.branches.iter().any(|branch| branch.forget_pending)
             && transaction.tries < forget_tries_max;
         let pending = transaction.pending().next().is_some();
-        if transaction.next_try_at.is_some() || !(pending || forgets) {
+        let gives_up = on(Bug::GivesUp) && transaction.tries > 3;
+        if transaction.next_try_at.is_some() || !(pending || forgets) || gives_up {
             return;
         }
         let delay_ms = backoff::delay_ms(seed, gtrid.as_bytes(), transaction.tries, min_ms, max_ms);

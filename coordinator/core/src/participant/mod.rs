@@ -12,6 +12,7 @@ pub use message::{Action, Call, Event, Order, Returned};
 
 use crate::id::{BranchId, LogId, Owner};
 use crate::message::{Answer, Done, Verdict, Vote};
+use crate::museum::{Bug, on};
 use crate::outcome::{BranchResult, Decision};
 use crate::record::Evidence;
 use crate::{FrameNumber, Millis, backoff};
@@ -212,7 +213,11 @@ impl Participant {
     fn on_told(&mut self, sender: Owner, id: BranchId, order: Order) {
         // Changes nothing, and must not fence: a life that only asks for patience may not have its
         // epoch durable yet, and the next one may draw a lower one.
-        if matches!(order, Order::Answer(Verdict::Wait | Verdict::LeaveAlone)) {
+        let patience = matches!(order, Order::Answer(Verdict::Wait | Verdict::LeaveAlone));
+        if patience && on(Bug::PatienceIsRollback) && self.state(&id) == Some(State::Prepared) {
+            return self.on_rollback(id);
+        }
+        if patience && !on(Bug::PatienceFences) {
             return;
         }
         let fence = self.fences.entry(sender.log).or_insert(sender.epoch);
@@ -253,9 +258,15 @@ impl Participant {
                 None => {
                     branch.state = State::Preparing;
                     self.clear_timer(&id);
+                    if on(Bug::VotesWhenAsked) {
+                        self.send(id, Answer::Voted(Vote::Commit { evidence: None }));
+                    }
                     self.call(id, Call::Prepare);
                 }
             },
+            State::Prepared if on(Bug::RepeatedVoteReadOnly) => {
+                self.send(id, Answer::Voted(Vote::ReadOnly));
+            }
             State::Prepared => {
                 let evidence = branch.evidence.clone();
                 self.send(id, Answer::Voted(Vote::Commit { evidence }));
@@ -279,6 +290,9 @@ impl Participant {
                 branch.tries = 0;
                 let evidence = evidence.or_else(|| branch.evidence.clone());
                 self.clear_timer(&id);
+                if on(Bug::AcknowledgesWhenTold) {
+                    self.acknowledge(id, Done::Done, String::new());
+                }
                 self.call(id, Call::Commit { evidence });
             }
             State::Preparing if branch.asking => {
@@ -394,6 +408,12 @@ impl Participant {
             (State::Preparing, Call::Prepare, Returned::Voted(vote)) => {
                 self.on_voted(now, id, vote);
             }
+            (State::Preparing, Call::Prepare, Returned::Retry) if on(Bug::BusyIsPrepared) => {
+                self.on_voted(now, id, Vote::Commit { evidence: None });
+            }
+            (State::Committing, Call::Commit { .. }, Returned::Retry) if on(Bug::BusyIsDone) => {
+                self.on_ended(now, id, Done::Done, String::new());
+            }
             (State::Committing, Call::Commit { .. }, Returned::Did(done, words)) => {
                 self.on_committed(now, id, call, done, words);
             }
@@ -461,6 +481,9 @@ impl Participant {
     /// A branch that voted commit and cannot: whatever the resource calls it, it ended alone.
     fn on_committed(&mut self, now: Millis, id: BranchId, call: Call, done: Done, words: String) {
         match done {
+            Done::Heuristic(_) if on(Bug::HeuristicHidden) => {
+                self.on_ended(now, id, Done::Done, words);
+            }
             Done::Done | Done::Heuristic(_) => self.on_ended(now, id, done, words),
             Done::RolledBack | Done::NotPrepared => {
                 self.on_ended(now, id, Done::Heuristic(BranchResult::RolledBack), words);
@@ -526,6 +549,9 @@ impl Participant {
             State::Heuristic(result) => self.report(id, result),
             _ => self.actions.push_back(Action::Inquire { branch: id }),
         }
+        if on(Bug::InquiresOnce) && state == State::Prepared {
+            return;
+        }
         self.inquire_later(now, id);
     }
 
@@ -543,6 +569,10 @@ impl Participant {
                 (State::Active, None) => self.undo(id),
                 (state @ (State::Prepared | State::Heuristic(_)), None) => {
                     branch.tries = branch.tries.saturating_add(1);
+                    if on(Bug::PreparedTimesOut) && state == State::Prepared && branch.tries > 2 {
+                        self.undo(id);
+                        continue;
+                    }
                     self.ask_or_report(now, id, state);
                 }
                 (State::Preparing | State::Committing | State::RollingBack, None) => {}
