@@ -10,6 +10,9 @@ use unanimous_core::coordinator::Limits;
 use unanimous_core::message::{Done, Wait};
 use unanimous_core::outcome::BranchResult;
 
+/// Every script begins with the forced record of its epoch.
+const BOOT: usize = 1;
+
 #[test]
 fn p_01_three_branches_commit() {
     let mut s = Script::new(
@@ -21,6 +24,7 @@ fn p_01_three_branches_commit() {
     s.flushed();
     s.done(2).done(1).done(3);
     s.flushed();
+    assert_eq!((s.lines("log force"), s.lines("log lazy")), (1 + BOOT, 1));
     s.check("p_01");
 }
 
@@ -33,6 +37,8 @@ fn p_02_one_no_rolls_back() {
     s.commit(Some(3), Wait::Decided);
     s.votes_commit(1).votes_rollback(2, "account 7 is locked");
     s.done(1).done(3);
+    assert_eq!((s.lines("log force"), s.lines("log lazy")), (BOOT, 0));
+    assert_eq!((s.lines("send p2"), s.lines("send p2 prepare")), (1, 1));
     s.check("p_02");
 }
 
@@ -84,6 +90,21 @@ fn p_13_read_only() {
     s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
     s.votes_read_only(1).votes_read_only(2);
     s.check("p_13");
+}
+
+/// A commit that reached a read-only voter all the same: it knows nothing of the branch, and says
+/// so. Nothing was to be committed there, so nothing is uncertain.
+#[test]
+fn p_13_a_late_answer_of_a_read_only_voter() {
+    let mut s = Script::new("P-13: a read-only voter answers a commit that nobody meant for it.");
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Completed);
+    s.votes_read_only(1).votes_commit(2).flushed();
+    s.acknowledges(1, Done::Heuristic(BranchResult::Hazard), "no such branch").done(1);
+    assert_eq!(s.coordinator.counters().unexpected, 2);
+    s.done(2).flushed();
+    s.acknowledges(1, Done::Heuristic(BranchResult::Hazard), "no such branch");
+    assert_eq!(s.coordinator.counters().heuristic, 0);
+    s.check("p_13_late");
 }
 
 #[test]
@@ -179,7 +200,7 @@ fn time_out_and_retries() {
 }
 
 #[test]
-fn no_time_out_after_the_hand_over() {
+fn s_10_no_time_out_after_the_hand_over() {
     let mut s = Script::new(
         "L12: the time-out passes while the log writes: nothing happens until the log answers.",
     );
@@ -205,7 +226,7 @@ fn early_votes() {
 }
 
 #[test]
-fn restart_after_the_decision() {
+fn c_08_restart_after_the_decision() {
     let mut s = Script::new(
         "The coordinator dies after the decision is durable: the next life finishes it.",
     );
@@ -217,7 +238,7 @@ fn restart_after_the_decision() {
 }
 
 #[test]
-fn restart_before_the_decision() {
+fn c_05_restart_before_the_decision() {
     let mut s = Script::new(
         "The coordinator dies before its decision is durable: no record, rollback is presumed.",
     );
@@ -228,7 +249,7 @@ fn restart_before_the_decision() {
 }
 
 #[test]
-fn restart_with_a_heuristic() {
+fn p_19_a_heuristic_is_kept_over_a_restart() {
     let mut s = Script::new(
         "A heuristic record and a pending branch survive a restart; the branch is driven on.",
     );

@@ -36,6 +36,17 @@ impl Coordinator {
                 if let Some(known) = branch.result {
                     return self.on_acknowledged_again(now, id, known, done, detail);
                 }
+                // Nothing was sent to it and nothing is to be committed there; no such branch is
+                // what it has to say.
+                let nothing_there =
+                    matches!(done, Done::Done | Done::Heuristic(BranchResult::Hazard));
+                if decision == Decision::Commit
+                    && branch.ballot == Ballot::ReadOnly
+                    && nothing_there
+                {
+                    self.counters.unexpected += 1;
+                    return;
+                }
                 match reading(state, decision, done) {
                     Reading::Ended(result) => {
                         branch.result = Some(result);

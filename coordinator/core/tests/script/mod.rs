@@ -407,6 +407,11 @@ impl Script {
         std::mem::take(&mut self.text)
     }
 
+    /// Lines of the text so far that begin so, after the indent.
+    pub(crate) fn lines(&self, beginning: &str) -> usize {
+        self.text.lines().filter(|line| line.trim_start().starts_with(beginning)).count()
+    }
+
     pub(crate) fn note(&mut self, text: &str) -> &mut Self {
         self.line(text);
         self
