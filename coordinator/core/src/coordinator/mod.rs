@@ -89,7 +89,7 @@ impl Default for Limits {
             timeout_ms_default: 30_000,
             timeout_ms_max: 24 * 3_600_000,
             retry_ms_min: 200,
-            retry_ms_max: 30_000,
+            retry_ms_max: 60_000,
             rollback_tries_max: 5,
             forget_tries_max: 5,
             holder_tries: 4,
