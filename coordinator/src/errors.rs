@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_has_three_lines_and_no_control_characters() {
+    fn z_08_a_failure_has_three_lines_and_no_control_characters() {
         let failure = Failure::new(Code::Failed, "what\u{1b}[2J", "why\nmore", "next").or("other");
         assert_eq!(
             failure.lines(false),

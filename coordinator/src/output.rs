@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_text_cannot_reach_the_terminal() {
+    fn z_08_hostile_text_cannot_reach_the_terminal() {
         assert_eq!(
             escape("a\u{1b}[31m\n\0\u{9b}é\u{202e}"),
             "a\\u{1b}[31m\\n\\u{0}\\u{9b}é\\u{202e}"

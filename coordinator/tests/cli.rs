@@ -10,7 +10,7 @@ use support::{Served, assert_fails, bytes_of, commands, eventually, run, unanimo
 const NOBODYS: &str = "010000000000000000000100000001000000000000000000";
 
 #[test]
-fn without_a_coordinator_every_question_ends_with_3() {
+fn b_07_without_a_coordinator_every_question_ends_with_3() {
     // Bound and never accepting anything as a coordinator would: dropped at once, so nobody
     // listens.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -30,7 +30,7 @@ fn without_a_coordinator_every_question_ends_with_3() {
 }
 
 #[test]
-fn what_cannot_be_understood_ends_with_2() {
+fn b_07_what_cannot_be_understood_ends_with_2() {
     for args in [
         &["tx", "describe", "zz"][..],
         &["tx", "describe", "abc"],

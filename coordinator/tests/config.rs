@@ -124,7 +124,7 @@ fn the_stronger_place_wins_and_is_shown() {
 }
 
 #[test]
-fn an_unknown_key_is_told_with_the_one_that_was_meant() {
+fn b_08_an_unknown_key_is_told_with_the_one_that_was_meant() {
     assert_eq!(
         told("[listen]\n\n# a comment\n\n\n[limits]\ntransactons_max = 5\n"),
         "error[CONFIG_UNKNOWN_KEY]: unknown key limits.transactons_max in FILE line 7\n  \
@@ -213,7 +213,7 @@ const BAD_VALUES: [(&str, &str); 10] = [
 ];
 
 #[test]
-fn a_bad_value_is_told_with_its_rule_and_a_good_one() {
+fn b_08_a_bad_value_is_told_with_its_rule_and_a_good_one() {
     for (text, expected) in BAD_VALUES {
         assert_eq!(told(text), format!("error[CONFIG_BAD_VALUE]: {expected}"));
     }
@@ -400,7 +400,7 @@ fn serve_obeys_the_file() {
 }
 
 #[test]
-fn serve_tells_every_problem_and_touches_nothing() {
+fn b_08_serve_tells_every_problem_and_touches_nothing() {
     let (home, path) = file("[limits]\ncalls_max = 0\nx = 1\n");
     let data = home.path().join("data");
     let mut command = unanimous(&["serve", "--init", "--config"]);

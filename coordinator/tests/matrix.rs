@@ -362,7 +362,7 @@ fn every_command_has_a_row() {
 }
 
 #[test]
-fn without_a_coordinator() {
+fn b_07_without_a_coordinator() {
     // Bound and dropped: nobody listens.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let world = World::at(&format!("http://127.0.0.1:{port}"));
@@ -382,7 +382,7 @@ fn without_a_coordinator() {
 }
 
 #[test]
-fn a_coordinator_that_accepts_and_never_answers() {
+fn b_07_a_coordinator_that_accepts_and_never_answers() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let world = World::at(&format!("http://{}", listener.local_addr().unwrap()));
     std::thread::spawn(move || {
@@ -408,7 +408,7 @@ fn a_coordinator_that_accepts_and_never_answers() {
 }
 
 #[test]
-fn garbage_and_what_is_not_there() {
+fn b_07_garbage_and_what_is_not_there() {
     let world = world();
     let mut codes = BTreeSet::new();
     for row in ROWS {
@@ -441,7 +441,7 @@ fn garbage_and_what_is_not_there() {
 
 /// No terminal, as in a pipe or a service: no colour, no question, an end.
 #[test]
-fn without_a_terminal() {
+fn b_07_without_a_terminal() {
     let world = world();
     for row in ROWS {
         for format in ["table", "wide", "json", "jsonl", "yaml", "id"] {

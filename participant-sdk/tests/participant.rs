@@ -433,7 +433,7 @@ async fn refused_enlistments_and_bad_headers_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_taken_id_gives_way_to_another_and_a_lost_enlistment_is_repeated() {
+async fn p_11_a_taken_id_gives_way_and_a_lost_enlistment_is_repeated() {
     let mut stage = Stage::set().await;
     let enlisting = stage.resource.enlist(&context(1));
     let joining = tokio::spawn(async move { enlisting.await.map(|branch| *branch.id()) });

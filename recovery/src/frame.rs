@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_byte_is_found() {
+    fn s_02_every_flipped_byte_is_found() {
         let bytes = frame().encode();
         assert_eq!(Frame::decode(&bytes), Ok(frame()));
         for at in 0..bytes.len() {
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_frame_is_told_from_a_damaged_one() {
+    fn s_12_a_newer_frame_is_told_from_a_damaged_one() {
         let mut bytes = frame().encode();
         bytes[4] = 2;
         assert!(matches!(Frame::decode(&bytes), Err(FrameError::Checksum { .. })));

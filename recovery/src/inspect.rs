@@ -148,7 +148,7 @@ mod tests {
     use crate::testing::{COORDINATOR, append, killed, log_of, tree};
 
     #[test]
-    fn a_check_changes_nothing_and_leaves_nothing_behind() {
+    fn b_11_a_check_changes_nothing_and_leaves_nothing_behind() {
         let (root, temp) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let dir = root.path().join("log");
         log_of(&dir, 5);

@@ -72,11 +72,11 @@ fn child_dir() -> Option<PathBuf> {
 
 /// Catalogue O-08.
 #[test]
-fn without_file_descriptors_the_log_goes_on() {
+fn o_08_without_file_descriptors_the_log_goes_on() {
     let Some(dir) = child_dir() else {
         let root = tempfile::tempdir().unwrap();
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "without_file_descriptors_the_log_goes_on", "--nocapture"]);
+        command.args(["--exact", "o_08_without_file_descriptors_the_log_goes_on", "--nocapture"]);
         return run(command, root.path());
     };
     const LAST: u64 = 500;
@@ -175,8 +175,8 @@ const USUAL: OpenOptions =
 /// Catalogue S-05: low is seen while idle, the reserve carries what is decided, then the log waits,
 /// and when there is room again nothing was lost.
 #[test]
-fn a_full_disk_is_waited_for() {
-    let Some(disk) = child_dir() else { return run_on_64_mib("a_full_disk_is_waited_for") };
+fn s_05_a_full_disk_is_waited_for() {
+    let Some(disk) = child_dir() else { return run_on_64_mib("s_05_a_full_disk_is_waited_for") };
     let dir = disk.join("log");
     let log = Log::open(&dir);
     log.submit(1);
@@ -222,8 +222,8 @@ fn a_full_disk_is_waited_for() {
 
 /// Opening copies the log: out of the reserve if need be, and otherwise it says what it needs.
 #[test]
-fn an_open_on_a_full_disk_uses_the_reserve_or_changes_nothing() {
-    let test = "an_open_on_a_full_disk_uses_the_reserve_or_changes_nothing";
+fn s_05_an_open_on_a_full_disk_uses_the_reserve_or_changes_nothing() {
+    let test = "s_05_an_open_on_a_full_disk_uses_the_reserve_or_changes_nothing";
     let Some(disk) = child_dir() else { return run_on_64_mib(test) };
     let dir = disk.join("log");
     let log = Log::open(&dir);

@@ -105,11 +105,11 @@ fn flips(clean: bool) {
 }
 
 #[test]
-fn one_flipped_byte_after_a_clean_stop() {
+fn s_02_one_flipped_byte_after_a_clean_stop() {
     flips(true);
 }
 
 #[test]
-fn one_flipped_byte_after_a_kill() {
+fn s_02_one_flipped_byte_after_a_kill() {
     flips(false);
 }

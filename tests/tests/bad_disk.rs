@@ -178,20 +178,20 @@ async fn commit_on_a_broken_disk(field: Field) {
 
 /// S-06: a sync that failed once proves nothing when it is tried again.
 #[tokio::test]
-async fn a_failed_sync_ends_the_process_and_nothing_is_told() {
+async fn s_06_a_failed_sync_ends_the_process_and_nothing_is_told() {
     commit_on_a_broken_disk(Field::FailSyncs).await;
 }
 
 /// S-09.
 #[tokio::test]
-async fn a_disk_that_becomes_read_only_ends_the_process_and_nothing_is_told() {
+async fn s_09_a_read_only_disk_ends_the_process_and_nothing_is_told() {
     commit_on_a_broken_disk(Field::ReadOnly).await;
 }
 
 /// S-10: what was handed to the log is not rolled back, however long the log takes; begins are
 /// refused meanwhile, with a hint.
 #[tokio::test]
-async fn a_slow_sync_rolls_nothing_back_and_sheds_begins() {
+async fn s_10_a_slow_sync_rolls_nothing_back_and_sheds_begins() {
     const TRANSACTIONS: usize = 20;
     /// Long enough for the work before the commit, on any machine.
     const TIMEOUT: Duration = Duration::from_secs(4);
@@ -226,7 +226,7 @@ async fn a_slow_sync_rolls_nothing_back_and_sheds_begins() {
 /// O-09: with a full queue before the log nothing begins and no participant is asked to prepare;
 /// who has said yes already is not given up.
 #[tokio::test]
-async fn a_full_log_queue_holds_up_before_prepare_and_not_after_yes() {
+async fn o_09_a_full_log_queue_holds_up_before_prepare() {
     const HANDED_OVER: usize = 20;
     const LATER: usize = 5;
     let settings = [("UNANIMOUS_LOG_QUEUE_BYTES_MAX", "1KiB"), ("UNANIMOUS_LOG_SLOW", "1h")];

@@ -102,7 +102,7 @@ async fn until<F: Future<Output = bool>>(what: &str, mut yes: impl FnMut() -> F)
 
 /// O-01: all decided, and a few KiB each while they are open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_open_transactions_all_commit() {
+async fn o_01_ten_thousand_open_transactions_all_commit() {
     const TRANSACTIONS: usize = 10_000;
     /// Four times the goal: a debug build, and an allocator that gives nothing back.
     const BYTES_MAX: u64 = 16 << 10;
@@ -138,7 +138,7 @@ async fn ten_thousand_open_transactions_all_commit() {
 
 /// O-02: beyond the limit begins are refused with a hint; what was admitted is finished.
 #[tokio::test]
-async fn a_storm_of_begins_is_refused_with_a_hint_and_the_admitted_finish() {
+async fn o_02_a_storm_of_begins_is_refused_and_the_admitted_finish() {
     const ADMITTED: usize = 100;
     const STORM: usize = 5_000;
     let mut config = Config::default();
@@ -181,7 +181,7 @@ async fn a_storm_of_begins_is_refused_with_a_hint_and_the_admitted_finish() {
 
 /// O-06: streams that nobody reads cost a bounded amount of memory, and nobody else anything.
 #[tokio::test]
-async fn ten_thousand_streams_that_are_never_read() {
+async fn o_06_ten_thousand_streams_that_are_never_read() {
     const STREAMS: usize = 10_000;
     const STREAMS_PER_CONNECTION: usize = 2_000;
     const BYTES_MAX: u64 = 512 << 20;
@@ -229,7 +229,7 @@ async fn ten_thousand_streams_that_are_never_read() {
 /// O-08: without file descriptors no more connections are taken; those that are there go on, and so
 /// does the log.
 #[tokio::test]
-async fn without_file_descriptors_the_connected_go_on() {
+async fn o_08_without_file_descriptors_the_connected_go_on() {
     const DESCRIPTORS: usize = 64;
     const COMMITS: usize = 300;
     let home = tempfile::tempdir().unwrap();
@@ -261,7 +261,7 @@ async fn without_file_descriptors_the_connected_go_on() {
 /// T-04: ten thousand time-outs at one moment end one after the other, and others' work goes on
 /// between them.
 #[tokio::test]
-async fn ten_thousand_time_outs_at_once() {
+async fn t_04_ten_thousand_time_outs_at_once() {
     const TRANSACTIONS: usize = 10_000;
     let server = Server::start(Config::default());
     let canary = Canary::start(&server.url()).await;
@@ -318,7 +318,7 @@ async fn proxy(to: SocketAddr) -> (SocketAddr, watch::Sender<bool>) {
 /// N-04: a peer that is gone without a word is found by the keepalive; its branches do not hold up
 /// anybody else.
 #[tokio::test]
-async fn a_half_open_connection_is_found() {
+async fn n_04_a_half_open_connection_is_found() {
     let (keepalive_ms, keepalive_timeout_ms) = (200, 200);
     let server = Server::start(Config { keepalive_ms, keepalive_timeout_ms, ..Config::default() });
     let canary = Canary::start(&server.url()).await;
@@ -343,7 +343,7 @@ async fn a_half_open_connection_is_found() {
 
 /// N-12: connections that trickle are ended, others do not notice.
 #[tokio::test]
-async fn a_thousand_trickling_connections_are_closed() {
+async fn n_12_a_thousand_trickling_connections_are_closed() {
     const CONNECTIONS: usize = 1_000;
     let server = Server::start(Config { hello_ms_max: 1_000, ..Config::default() });
     let canary = Canary::start(&server.url()).await;

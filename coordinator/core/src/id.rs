@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_identifiers_are_refused_with_the_reason() {
+    fn b_02_bad_identifiers_are_refused_with_the_reason() {
         let good = Gtrid::new(OWNER, 0, 0);
         assert_eq!(
             Gtrid::from_bytes(&[1; 23]),
@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_names_are_refused() {
+    fn z_08_hostile_names_are_refused() {
         for text in ["", "-a", "A", "a b", "a'b", "a\0", "a\n", "\u{1b}[31m", "ä", &"a".repeat(65)]
         {
             assert!(ParticipantName::new(text).is_err(), "{text:?}");

@@ -205,7 +205,7 @@ fn outcomes_are_dropped_when_they_are_too_old() {
 
 /// Catalogue S-05: begins are refused, undecided transactions roll back, decided ones finish.
 #[test]
-fn with_too_little_space_nothing_new_is_decided() {
+fn s_05_with_too_little_space_nothing_new_is_decided() {
     let mut s = Script::new("The log's space becomes low, and ample again.");
     s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
     s.votes_commit(1).votes_commit(2);
@@ -224,7 +224,7 @@ fn with_too_little_space_nothing_new_is_decided() {
 
 /// Catalogue N-05: what is driven again when a participant comes back fits a window.
 #[test]
-fn a_participant_that_comes_back_is_driven_within_a_window() {
+fn n_05_a_participant_that_comes_back_is_driven_within_a_window() {
     let narrow = Limits { redrive_window: 2, ..limits() };
     let mut s = Script::with_limits("Five wait for p1; two are sent at once.", narrow);
     let mut waiting = Vec::new();
@@ -243,7 +243,7 @@ fn a_participant_that_comes_back_is_driven_within_a_window() {
 
 /// However many transactions a participant has, its return is looked after in pieces.
 #[test]
-fn a_return_to_many_transactions_goes_on_with_each_tick() {
+fn o_05_a_return_to_many_transactions_goes_on_with_each_tick() {
     let few = Limits { ticks_max: 2, ..limits() };
     let mut s = Script::with_limits("return", few);
     for _ in 0..3 {
@@ -275,7 +275,7 @@ fn participants_are_remembered() {
 
 /// Catalogue T-04: many timers at once are handled in pieces.
 #[test]
-fn timers_are_handled_a_bounded_number_at_a_time() {
+fn t_04_timers_are_handled_a_bounded_number_at_a_time() {
     let few = Limits { ticks_max: 3, ..limits() };
     let mut s = Script::with_limits("timers", few);
     for _ in 0..8 {

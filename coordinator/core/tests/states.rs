@@ -155,6 +155,23 @@ fn p_21_a_late_answer_touches_only_its_own_transaction() {
     }
 }
 
+/// P-21, the other side: the delayed commit of an older life meets a branch of the same number.
+#[test]
+fn p_21_a_late_commit_touches_only_its_own_branch() {
+    let mut participant = branch_in("Prepared");
+    let sender = Owner { epoch: OWNER.epoch + 1, ..OWNER };
+    let gtrid = Gtrid::new(sender, id().gtrid.sequence(), 0);
+    let newer = BranchId { gtrid, bqual: Bqual::new(1, 1, sender) };
+    participant.handle(Millis(0), Did::Joined { branch: newer, remaining_ms: 1_000 });
+    assert_eq!(participant.poll(), None);
+    participant.handle(Millis(0), Did::Told { sender, branch: id(), order: commit_order() });
+    assert_eq!(participant.state(&id()), Some(BranchState::Committing));
+    assert_eq!(participant.state(&newer), Some(BranchState::Active));
+    let call = participant.poll();
+    assert!(matches!(call, Some(Action::Call { branch, .. }) if branch == id()), "{call:?}");
+    assert_eq!(participant.poll(), None);
+}
+
 const OWNER: Owner = Owner { log: LogId { cluster: 1, slot: 1, incarnation: 1 }, epoch: 5 };
 
 fn id() -> BranchId {

@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_clamped_and_tokens_checked() {
+    fn b_10_sizes_are_clamped_and_tokens_checked() {
         assert_eq!((page_size(0), page_size(7), page_size(u32::MAX)), (50, 7, 1_000));
         assert!(page_token("garbage").is_err() && page_token("\0").is_err());
         assert_eq!(page_token(""), Ok(None));

@@ -110,7 +110,7 @@ fn said_by_participants(gtrid: Gtrid, owner: Owner) -> [Tell; 4] {
 }
 
 #[tokio::test]
-async fn no_bytes_on_any_call_hurt_anybody_else() {
+async fn b_03_no_bytes_on_any_call_hurt_anybody_else() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path(), once()).await;
     let mut random = Random(0x5eed);

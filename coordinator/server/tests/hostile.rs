@@ -184,7 +184,7 @@ async fn branches_that_are_not_ours_are_refused_at_enlist() {
 
 /// A session can speak only for its own participant.
 #[tokio::test]
-async fn a_vote_from_a_session_that_does_not_own_the_branch_changes_nothing() {
+async fn b_05_a_vote_from_a_session_that_does_not_own_the_branch() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path(), once()).await;
     let mut client = server.client().await;
@@ -234,7 +234,7 @@ async fn oversized_evidence_votes_rollback() {
 
 /// reliability.md B-04: above the limit; other streams live.
 #[tokio::test]
-async fn an_oversized_message_ends_its_session_only() {
+async fn b_04_an_oversized_message_ends_its_session_only() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = once();
     config.message_bytes_max = 128 << 10;
@@ -311,7 +311,7 @@ async fn unary_errors_carry_reason_domain_and_field() {
 }
 
 #[tokio::test]
-async fn admin_refuses_garbage_pages_and_finds_suffixes() {
+async fn b_10_garbage_pages_are_refused_and_suffixes_found() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path(), once()).await;
     let mut client = server.client().await;
@@ -447,7 +447,7 @@ fn refused() -> Ask {
 
 /// reliability.md O-06: bounded memory; closed.
 #[tokio::test]
-async fn a_client_that_never_reads_is_disconnected() {
+async fn o_06_a_client_that_never_reads_is_disconnected() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path(), narrow()).await;
     let channel = server.channel().await;
@@ -495,7 +495,7 @@ async fn a_client_that_reads_is_never_taken_for_one_that_does_not() {
 
 /// A peer that connects and says nothing, or not enough of HTTP/2's preface, is closed.
 #[tokio::test]
-async fn a_connection_that_never_speaks_is_closed() {
+async fn n_12_a_connection_that_never_speaks_is_closed() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let dir = tempfile::tempdir().unwrap();
     let mut config = once();

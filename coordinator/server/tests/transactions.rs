@@ -34,7 +34,7 @@ async fn two_participants_commit() {
 }
 
 #[tokio::test]
-async fn a_no_rolls_back_with_the_participants_words() {
+async fn p_02_a_no_rolls_back_with_the_participants_words() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path(), once()).await;
     let mut client = server.client().await;
@@ -123,7 +123,7 @@ async fn people_commit_with_unary_calls() {
 /// reliability.md C-10: the work is not tied to the life of the call or the session that asked for
 /// it.
 #[tokio::test]
-async fn a_commit_goes_on_when_its_client_has_gone() {
+async fn c_10_a_commit_goes_on_when_its_client_has_gone() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path(), once()).await;
     let (mut a, mut b) = (server.participant("bank-a").await, server.participant("bank-b").await);
@@ -162,7 +162,7 @@ async fn a_commit_goes_on_when_its_client_has_gone() {
 /// reliability.md C-08, C-11: an unfinished commit is driven by the next life, to those who have
 /// not acknowledged.
 #[tokio::test]
-async fn a_restart_finishes_what_was_decided() {
+async fn c_08_a_restart_finishes_what_was_decided() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path(), once()).await;
     let mut client = server.client().await;
@@ -296,7 +296,7 @@ async fn a_time_out_rolls_back_and_late_work_is_refused() {
 }
 
 #[tokio::test]
-async fn a_heuristic_result_is_recorded_listed_and_forgotten_by_the_participant() {
+async fn p_19_a_heuristic_result_is_recorded_and_listed() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path(), once()).await;
     let mut client = server.client().await;
@@ -406,7 +406,7 @@ async fn the_ended_mark_reaches_participants_after_the_end() {
 /// reliability.md O-05, in small: what is asked in bulk is answered in full, and others are served
 /// meanwhile.
 #[tokio::test]
-async fn many_inquiries_are_all_answered() {
+async fn o_05_many_inquiries_are_all_answered() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path(), once()).await;
     let mut client = server.client().await;

@@ -71,8 +71,8 @@ async fn vote_until(accounts: &Accounts, first: u64, expected: impl Fn(&Vote) ->
 }
 
 #[tokio::test]
-async fn on_a_full_disk_new_work_is_voted_down_and_what_was_voted_for_is_finished() {
-    let test = "on_a_full_disk_new_work_is_voted_down_and_what_was_voted_for_is_finished";
+async fn s_05_on_a_full_disk_new_work_is_voted_down() {
+    let test = "s_05_on_a_full_disk_new_work_is_voted_down";
     let Some(disk) = std::env::var_os(DIR).map(PathBuf::from) else { return run_on_64_mib(test) };
     let (dir, filler) = (disk.join("store"), disk.join("filler"));
     let opening = Opening { init: Some((9, 1_000)), ..Opening::default() };

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_join_error_becomes_a_status_that_names_its_reason() {
+    fn p_10_a_join_error_becomes_a_status_that_names_its_reason() {
         let status = Status::from(JoinError::Inactive);
         assert_eq!(status.code(), Code::FailedPrecondition);
         let info = status.get_details_error_info().unwrap();

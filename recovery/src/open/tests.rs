@@ -208,7 +208,7 @@ fn an_interrupted_copied_is_asked_again_and_then_goes_on() {
 }
 
 #[test]
-fn the_second_one_is_refused_at_once_and_the_first_goes_on() {
+fn s_13_the_second_one_is_refused_at_once_and_the_first_goes_on() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("log");
     let opened = COORDINATOR.open(&dir).unwrap();

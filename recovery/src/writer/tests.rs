@@ -202,7 +202,7 @@ fn fails_once_and_then_nothing(fault: Fault, what: &str) {
 }
 
 #[test]
-fn a_store_error_is_told_once_and_ends_everything() {
+fn s_06_a_store_error_is_told_once_and_ends_everything() {
     fails_once_and_then_nothing(Fault::FailAt(2), "syncing: EIO");
 }
 
