@@ -2,10 +2,13 @@
 
 use crate::damage::{At, Finding, Found, OpenError, Verdict};
 use crate::frame::{Frame, FrameError, frame_crc};
+use crate::home::log_dir;
 use crate::retained::{Retained, RetainedFrame};
 use crate::store::{ChainStart, FrameStore, StoreError};
+use crate::volumes;
 use crate::witness::Witness;
-use std::path::Path;
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
 
 /// The end of a checked chain, where the next frame goes. Says nothing of durability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +123,7 @@ pub(crate) fn check(
     mut take: impl FnMut(Frame) -> Result<(), Finding>,
 ) -> Result<Checked, OpenError> {
     let judge = |finding: Finding| finding.judge(dir, witness.clean);
+    let mut last_frame = Vec::new();
     let start = read_start(dir, store)?;
     let mut chain = Chain::at(start);
     let mut retained = Retained::from(start);
@@ -148,6 +152,7 @@ pub(crate) fn check(
             }
         };
         retained.push(RetainedFrame::of(&frame, bytes.len()));
+        last_frame = bytes;
         if let Some(finding) = differs(&chain) {
             judge(finding)?;
         }
@@ -161,10 +166,37 @@ pub(crate) fn check(
         std::cmp::Ordering::Equal => Found::EndsAtWitness,
         std::cmp::Ordering::Greater => Found::FramesBeyondWitness,
     };
-    let detail = format!("the log ends at frame {last}, its witness says {}", witness.frame);
+    let mut detail = format!("the log ends at frame {last}, its witness says {}", witness.frame);
+    if found == Found::EndsBeforeWitness {
+        let (path, offset) = readable_end(&log_dir(dir, witness.generation), &last_frame);
+        let (lsn, path) = (chain.next_lsn, path.display());
+        detail += &format!("; LSN {lsn} cannot be read, after file {path} offset {offset}");
+    }
     let counted = judge(Finding::new(found, at, detail))? == Verdict::Counted;
     let beyond = last.saturating_sub(witness.frame).min(chain.frames());
     Ok(Checked { start, chain, retained, unwitnessed: if counted { beyond } else { 0 } })
+}
+
+/// Where in which file the last frame that could be read ends: what is wrong comes after it. For
+/// people, so what cannot be read does not matter.
+fn readable_end(log: &Path, last_frame: &[u8]) -> (PathBuf, usize) {
+    let mut files: Vec<PathBuf> =
+        volumes::list(log).unwrap_or_default().into_iter().map(|(_, dir)| dir.join("db")).collect();
+    for file in files.iter().rev().filter(|_| !last_frame.is_empty()) {
+        let bytes = std::fs::read(file).unwrap_or_default();
+        let mut rest = &bytes[..];
+        let mut end = None;
+        while rest.skip_until(last_frame[0]).is_ok_and(|skipped| skipped > 0) {
+            if rest.starts_with(&last_frame[1..]) {
+                end = Some(bytes.len() - rest.len() + last_frame.len() - 1);
+            }
+        }
+        if let Some(end) = end {
+            return (file.clone(), end);
+        }
+    }
+    files.truncate(1);
+    (files.pop().unwrap_or_else(|| log.to_owned()), 0)
 }
 
 /// A store's error while a log is opened.

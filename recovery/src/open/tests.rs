@@ -144,6 +144,24 @@ fn every_row_of_the_table_is_as_it_says() {
     }
 }
 
+/// Which version it is, and which this program has.
+#[test]
+fn s_12_a_newer_log_is_refused_unchanged_with_both_versions() {
+    let root = tempfile::tempdir().unwrap();
+    for found in [Found::IdentityNewer, Found::WitnessNewer, Found::FrameNewer] {
+        let dir = root.path().join(format!("{found:?}"));
+        log_of(&dir, FRAMES);
+        damage(&dir, found);
+        let before = tree(&dir);
+        let error = OpenOptions { init: false, ..COORDINATOR }.open(&dir).unwrap_err();
+        assert_eq!((error.found(), error.class()), (Some(found), ErrorClass::NewerFormat));
+        let words = error.to_string();
+        assert!(words.contains("version 2") || words.contains("format 2"), "{words}");
+        assert!(words.contains("reads up to 1"), "{words}");
+        assert_eq!(tree(&dir), before, "{words}");
+    }
+}
+
 #[test]
 fn a_clean_stop_and_a_kill_keep_every_record_over_many_lives() {
     let root = tempfile::tempdir().unwrap();
