@@ -7,6 +7,7 @@ use crate::config::{Config, ConfigError};
 use crate::connection::incoming;
 use crate::driver::{Driver, Inputs};
 use crate::participant_session::Participants;
+use crate::refusal::Refusal;
 use crate::session::Gate;
 use crate::shutdown::Shutdown;
 use crate::unary::Transactions;
@@ -17,10 +18,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
+use tonic::body::Body;
 use tonic::transport::Server;
+use tonic::{Code, Status};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
+use tower::layer::util::{Identity, Stack};
+use tower::util::MapResponseLayer;
 use unanimous_core::coordinator::{Recovered, Start};
 use unanimous_core::{Coordinator, Lsn, Millis};
 use unanimous_proto::v1::admin_service_server::AdminServiceServer;
@@ -240,7 +245,10 @@ async fn serve(
     Ok(writer)
 }
 
-fn server(config: &Config) -> Server {
+/// What every answer passes on its way out.
+type Outgoing = Stack<MapResponseLayer<fn(http::Response<Body>) -> http::Response<Body>>, Identity>;
+
+fn server(config: &Config) -> Server<Outgoing> {
     let keepalive = Duration::from_millis(config.keepalive_ms);
     let keepalive_timeout = Duration::from_millis(config.keepalive_timeout_ms);
     Server::builder()
@@ -249,6 +257,20 @@ fn server(config: &Config) -> Server {
         .max_concurrent_streams(config.streams_per_connection_max)
         .http2_keepalive_interval(Some(keepalive))
         .http2_keepalive_timeout(Some(keepalive_timeout))
+        .layer(MapResponseLayer::new(unreadable_is_invalid as fn(_) -> _))
+}
+
+/// tonic calls a request that cannot be read an internal error; it is the caller's.
+fn unreadable_is_invalid(response: http::Response<Body>) -> http::Response<Body> {
+    const UNREADABLE: &str = "failed to decode Protobuf message";
+    match Status::from_header_map(response.headers()) {
+        Some(status)
+            if status.code() == Code::Internal && status.message().starts_with(UNREADABLE) =>
+        {
+            Refusal::invalid("message", status.message()).status().into_http()
+        }
+        _ => response,
+    }
 }
 
 fn reflection(

@@ -10,7 +10,8 @@ use prost::Message;
 use prost::bytes::{Buf, BufMut};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt;
 use unanimous_core::{Gtrid, Owner};
 use unanimous_proto::v1;
 
@@ -159,6 +160,54 @@ async fn b_03_no_bytes_on_any_call_hurt_anybody_else() {
     assert_eq!(client.ended().await.outcome(), v1::Outcome::Committed);
     let status = server.admin().await.get_status(v1::GetStatusRequest {}).await.unwrap();
     assert!(status.into_inner().unexpected_messages_total > 50, "hardly anything got so far");
+    server.stop().await;
+}
+
+/// Every call with one request and one answer, as `Service/Method`.
+fn unary_calls() -> Vec<String> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto/unanimous/v1");
+    let mut calls = Vec::new();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let mut service = "";
+        for line in text.lines().map(str::trim) {
+            if let Some(rest) = line.strip_prefix("service ") {
+                service = rest.trim_end_matches(" {");
+            }
+            if let Some((method, _)) =
+                line.strip_prefix("rpc ").and_then(|rest| rest.split_once('('))
+                && !line.contains("stream")
+            {
+                calls.push(format!("{service}/{method}"));
+            }
+        }
+    }
+    calls
+}
+
+/// The connection lives, and the coordinator does not call it an error of its own.
+#[tokio::test]
+async fn b_03_what_cannot_be_read_is_an_invalid_argument_of_every_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path(), once()).await;
+    let calls = unary_calls();
+    assert!(calls.len() >= 11, "{calls:?}");
+    for call in calls {
+        let of_admin = call.starts_with("AdminService/");
+        let port = if of_admin { server.admin } else { server.sessions };
+        let channel = connect(port).await;
+        for unreadable in [&b"\xff\xff\xff"[..], b"\x0a\x7f", &[0x0f; 500]] {
+            let mut grpc = tonic::client::Grpc::new(channel.clone());
+            grpc.ready().await.unwrap();
+            let path: PathAndQuery = format!("/unanimous.v1.{call}").parse().unwrap();
+            let refused =
+                grpc.unary(Request::new(unreadable.to_vec()), path, Raw).await.unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument, "{call}: {refused}");
+            assert_eq!(refused.get_details_error_info().unwrap().reason, "INVALID_ARGUMENT");
+        }
+        let mut watch = watch_health(channel).await;
+        assert!(next(&mut watch).await.unwrap().is_some(), "{call}: its connection has ended");
+    }
     server.stop().await;
 }
 
