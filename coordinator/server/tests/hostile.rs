@@ -182,6 +182,100 @@ async fn branches_that_are_not_ours_are_refused_at_enlist() {
     server.stop().await;
 }
 
+/// An id that no database could take never gets so far that a vote depends on it.
+#[tokio::test]
+async fn b_02_an_id_of_another_length_is_not_enlisted() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path(), once()).await;
+    let mut client = server.client().await;
+    let mut a = server.participant("bank-a").await;
+    let gtrid = client.begin().await;
+    let good = a.branch(gtrid, 1);
+    for length in [0, 1, 23, 25, 64, 65, 200] {
+        for branch in [
+            v1::BranchRef { gtrid: vec![1; length], ..good.clone() },
+            v1::BranchRef { bqual: vec![1; length], ..good.clone() },
+        ] {
+            let resource_id = resource_id("bank-a");
+            a.tell(Tell::Enlist(v1::Enlist { branch: Some(branch), resource_id, vote: None }))
+                .await;
+        }
+    }
+    // Answered after all of them.
+    let enlisted = a.enlist(gtrid).await;
+    client.ask(1, commit(gtrid, Some(2), v1::Wait::Decided)).await;
+    let result = client.ended().await;
+    assert_eq!(result.rollback_reason(), v1::RollbackReason::BranchCount);
+    let decide = a.decide().await;
+    assert_eq!((decide.decision(), decide.branch), (v1::Decision::Rollback, Some(enlisted)));
+    server.stop().await;
+}
+
+/// None is the default, the longest is the limit; -1 is what a careless client makes of it.
+#[tokio::test]
+async fn t_05_a_time_out_of_nothing_and_of_all_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = once();
+    config.limits.timeout_ms_max = 5_000;
+    config.limits.timeout_ms_default = 4_000;
+    let server = start(dir.path(), config).await;
+    let mut unary = server.unary().await;
+    for (timeout_ms, granted) in [(0, Some(4_000)), (5_000, Some(5_000)), (5_001, None)]
+        .into_iter()
+        .chain([(i64::MAX.cast_unsigned(), None), ((-1_i64).cast_unsigned(), None)])
+    {
+        let begin = v1::BeginRequest { timeout_ms, ..v1::BeginRequest::default() };
+        match (unary.begin(begin).await, granted) {
+            (Ok(begun), Some(granted)) => assert_eq!(begun.into_inner().timeout_ms, granted),
+            (Err(status), None) => {
+                assert_eq!(status.code(), Code::InvalidArgument);
+                let details = status.get_error_details();
+                assert_eq!(details.error_info().unwrap().reason, "TIMEOUT_TOO_LONG");
+                assert_eq!(details.bad_request().unwrap().field_violations[0].field, "timeout_ms");
+            }
+            other => panic!("{timeout_ms}: {other:?}"),
+        }
+    }
+    server.stop().await;
+}
+
+/// What waits for a participant in phase two is shown, with the one it waits for.
+#[tokio::test]
+async fn o_04_who_is_silent_in_phase_two_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = once();
+    config.limits.stuck_after_ms = 20;
+    let server = start(dir.path(), config).await;
+    let mut client = server.client().await;
+    let (mut a, mut b) = (server.participant("bank-a").await, server.participant("bank-b").await);
+    let gtrid = client.begin().await;
+    let (in_a, in_b) = (a.enlist(gtrid).await, b.enlist(gtrid).await);
+    client.ask(1, commit(gtrid, Some(2), v1::Wait::Decided)).await;
+    a.say_yes().await;
+    b.say_yes().await;
+    assert_eq!(client.ended().await.outcome(), v1::Outcome::Committed);
+    b.acknowledge(in_b, v1::Done::Done).await;
+    let admin = server.admin().await;
+    let shown = async |stuck: usize| {
+        eventually(|| {
+            let mut admin = admin.clone();
+            async move {
+                let status = admin.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+                let filter = "stuck=true and waiting_on=\"bank-a\"".to_owned();
+                let request = v1::ListTransactionsRequest { filter, ..Default::default() };
+                let listed = admin.list_transactions(request).await.unwrap().into_inner();
+                let counts = (status.transactions_stuck, listed.transactions.len());
+                (counts == (stuck as u64, stuck)).then_some(())
+            }
+        })
+        .await;
+    };
+    shown(1).await;
+    a.acknowledge(in_a, v1::Done::Done).await;
+    shown(0).await;
+    server.stop().await;
+}
+
 /// A session can speak only for its own participant.
 #[tokio::test]
 async fn b_05_a_vote_from_a_session_that_does_not_own_the_branch() {
