@@ -192,7 +192,7 @@ async fn a_branch_goes_through_prepare_and_commit_with_its_evidence() {
 
 /// Reconnects: the in-doubt list in hello, the inquiry, the repeated vote, the seen frame.
 #[tokio::test]
-async fn after_a_lost_session_a_branch_in_doubt_is_listed_asked_about_and_votes_again() {
+async fn cp_3_after_a_lost_session_a_branch_in_doubt_is_listed_and_asked_about() {
     let mut stage = Stage::set().await;
     let branch = stage.join(1).await;
     let id1 = *branch.id();
@@ -235,7 +235,7 @@ async fn after_a_lost_session_a_branch_in_doubt_is_listed_asked_about_and_votes_
 }
 
 #[tokio::test]
-async fn branches_found_prepared_are_in_doubt_from_the_first_hello() {
+async fn cp_2_branches_found_prepared_are_in_doubt_from_the_first_hello() {
     let (mut resource, calls) = Scripted::new();
     let name = unanimous_core::ParticipantName::new("bank").unwrap();
     let number = unanimous_core::id::resource_manager(
@@ -285,7 +285,7 @@ async fn an_older_epoch_is_not_obeyed_once_a_newer_one_has_spoken() {
 }
 
 #[tokio::test]
-async fn a_panic_in_the_resource_is_a_retry_and_a_slow_call_holds_up_nobody() {
+async fn cp_10_a_panic_in_the_resource_is_a_retry() {
     let mut stage = Stage::set().await;
     let (slow, fast) = (stage.join(1).await, stage.join(2).await);
     let (slow_id, fast_id) = (*slow.id(), *fast.id());
@@ -574,7 +574,7 @@ async fn a_late_repeat_about_a_branch_that_the_mark_has_passed_is_not_answered()
 }
 
 #[tokio::test]
-async fn a_time_out_at_the_end_of_time_is_harmless() {
+async fn t_05_a_time_out_at_the_end_of_time_is_harmless() {
     let mut stage = Stage::set().await;
     let joining = tokio::spawn(stage.resource.enlist(&context(1)));
     let (id, _) = stage.session.enlist().await;

@@ -95,7 +95,7 @@ fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn a_kill_at_each_step_leaves_what_was_answered_and_no_more() {
+async fn cp_6_a_kill_at_each_step_leaves_what_was_answered_and_no_more() {
     let mut bank = Bank::new();
     let one = branch(1);
     bank.work(&one, 1, -300);
