@@ -4,7 +4,7 @@ use crate::damage::OpenError;
 use crate::sled_store::is_snapshot;
 use crate::volumes::is_left_out;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -52,10 +52,21 @@ pub(crate) fn copy_store(from: &Path, to: &Path) -> Result<(), OpenError> {
         } else if !is_snapshot(&name.to_string_lossy()) {
             let mut source = File::open(&path).map_err(OpenError::io("reading", &path))?;
             let mut copy = File::create(&target).map_err(OpenError::io("creating", &target))?;
-            std::io::copy(&mut source, &mut copy).map_err(OpenError::io("copying", &path))?;
+            copy_rest(&mut source, &mut copy).map_err(OpenError::io("copying", &path))?;
         }
     }
     Ok(())
+}
+
+/// `io::copy` gives up when `copy_file_range` is interrupted. The positions of both files say how
+/// far it came.
+fn copy_rest(source: &mut File, copy: &mut File) -> io::Result<()> {
+    loop {
+        match io::copy(source, copy) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            copied => return copied.map(drop),
+        }
+    }
 }
 
 /// Bytes that the files below a directory occupy on disk.
@@ -87,7 +98,7 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], OpenError> {
     let path = Path::new("/dev/urandom");
     let mut bytes = [0; N];
     File::open(path)
-        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes))
+        .and_then(|mut file| io::Read::read_exact(&mut file, &mut bytes))
         .map_err(OpenError::io("reading", path))?;
     Ok(bytes)
 }
@@ -116,7 +127,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         if !self.kept
             && let Err(error) = fs::remove_dir_all(&self.dir)
-            && error.kind() != std::io::ErrorKind::NotFound
+            && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(dir = %self.dir.display(), %error, "a scratch copy cannot be removed");
         }

@@ -1,5 +1,5 @@
-//! The real binary on a disk that fails, hangs or becomes read-only (catalogue S-06, S-09, S-10),
-//! by a shim between it and the system (`shim/disk.c`).
+//! The real binary on a disk that fails, hangs, stutters or becomes read-only (catalogue S-06, S-08,
+//! S-09, S-10, S-20), by a shim between it and the system (`shim/disk.c`).
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::fs::File;
@@ -11,8 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
+use unanimous_core::Record;
 use unanimous_proto::v1;
 use unanimous_proto::v1::admin_service_client::AdminServiceClient;
+use unanimous_recovery::codec::decode_record;
 use unanimous_sdk::{BeginError, Client, CommitError, Resolution, Transaction};
 use unanimous_tests::real::memory::{Agreeable, Ended, Member, transact};
 use unanimous_tests::real::{Coordinator, LOOK};
@@ -30,6 +32,12 @@ enum Field {
     ReadOnly,
     HeldSyncs,
     FailedCalls,
+    RetriedSyncs,
+    FailRead,
+    Reads,
+    Stutter,
+    SayLater,
+    Stuttered,
 }
 
 struct World {
@@ -43,10 +51,18 @@ struct World {
 
 impl World {
     async fn start(settings: &[(&str, &str)]) -> Self {
+        Self::start_on(settings, &[]).await
+    }
+
+    /// With the disk behaving so from the beginning.
+    async fn start_on(settings: &[(&str, &str)], fields: &[(Field, i32)]) -> Self {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("control");
         std::fs::write(&path, [0; 64]).unwrap();
         let control = File::options().read(true).write(true).open(&path).unwrap();
+        for (field, value) in fields {
+            control.write_all_at(&value.to_ne_bytes(), *field as u64 * 4).unwrap();
+        }
         let log = home.path().join("log");
         let mut coordinator = Coordinator::new(home.path(), &log).unwrap();
         coordinator.env("LD_PRELOAD", shim(home.path()));
@@ -169,6 +185,7 @@ async fn commit_on_a_broken_disk(field: Field) {
     assert!(matches!(answer, Err(CommitError::Unknown { .. })), "{answer:?}");
     world.ends_with_12();
     assert!(world.read(Field::FailedCalls) > 0);
+    assert_eq!(world.read(Field::RetriedSyncs), 0);
 
     world.restart_on_a_good_disk().await;
     let resolution = world.client().resolve(gtrid, Some(2)).await.unwrap();
@@ -188,6 +205,66 @@ async fn s_09_a_read_only_disk_ends_the_process_and_nothing_is_told() {
     commit_on_a_broken_disk(Field::ReadOnly).await;
 }
 
+/// S-20: a write that says later is no write; whether a part of it is there, nobody knows.
+#[tokio::test]
+async fn s_20_a_write_that_says_later_ends_the_process_and_nothing_is_told() {
+    commit_on_a_broken_disk(Field::SayLater).await;
+}
+
+/// S-20: of three calls one is interrupted and one moves half of its bytes, from the first start on.
+#[tokio::test]
+async fn s_20_interrupted_and_short_calls_change_nothing() {
+    const TRANSACTIONS: usize = 50;
+    let mut world = World::start_on(&[], &[(Field::Stutter, 1)]).await;
+    let client = world.client();
+    let mut committed = Vec::new();
+    for _ in 0..TRANSACTIONS {
+        let transaction = world.open(&client, 1, HANG).await.remove(0);
+        committed.push(transaction.gtrid());
+        transaction.commit().await.unwrap();
+    }
+    let written = world.read(Field::Stuttered);
+    assert!(written > i32::try_from(TRANSACTIONS).unwrap(), "{written}");
+    world.coordinator.kill().unwrap();
+    world.coordinator.start().await.unwrap();
+    assert!(world.read(Field::Stuttered) > written + 5, "recovery reads and writes too");
+    for gtrid in committed {
+        let resolution = world.client().resolve(gtrid, Some(2)).await.unwrap();
+        assert!(matches!(resolution, Resolution::Committed { .. }), "{resolution:?}");
+    }
+    assert_eq!(world.transact(&world.client()).await, Ended::Committed);
+}
+
+/// S-08: whichever read of a start fails, and with it all later ones, it does not serve, and the log
+/// is as it was. The first ones each, then ever wider apart.
+#[tokio::test]
+async fn s_08_a_read_that_fails_in_recovery_is_a_refusal() {
+    let mut world = World::start(&[]).await;
+    assert_eq!(world.transact(&world.client()).await, Ended::Committed);
+    world.coordinator.stop().unwrap();
+    let log = world.home.path().join("log");
+    let before = unanimous_recovery::read_records(&log).unwrap();
+    let mut refused = 0;
+    let mut read = 1;
+    loop {
+        world.set(Field::Reads, 0);
+        world.set(Field::FailRead, read);
+        world.set(Field::FailedCalls, 0);
+        if world.coordinator.start().await.is_ok() {
+            assert_eq!(world.read(Field::FailedCalls), 0, "it serves after a read has failed");
+            break;
+        }
+        let status = world.coordinator.process().unwrap().wait(HANG).unwrap();
+        assert_eq!(status.code(), Some(1), "read {read}");
+        assert!(world.read(Field::FailedCalls) > 0);
+        world.set(Field::FailRead, 0);
+        assert_eq!(unanimous_recovery::read_records(&log).unwrap(), before, "read {read}");
+        refused += 1;
+        read += 1 + read / 3;
+    }
+    assert!(refused > 5, "{refused} reads in a start");
+}
+
 /// S-10: what was handed to the log is not rolled back, however long the log takes; begins are
 /// refused meanwhile, with a hint.
 #[tokio::test]
@@ -195,7 +272,7 @@ async fn s_10_a_slow_sync_rolls_nothing_back_and_sheds_begins() {
     const TRANSACTIONS: usize = 20;
     /// Long enough for the work before the commit, on any machine.
     const TIMEOUT: Duration = Duration::from_secs(4);
-    let world = World::start(&[]).await;
+    let mut world = World::start(&[]).await;
     let patient = Client::builder(world.coordinator.url(), "patient").resolve_within(HANG);
     let patient = patient.connect().unwrap();
     assert_eq!(world.transact(&patient).await, Ended::Committed);
@@ -221,6 +298,12 @@ async fn s_10_a_slow_sync_rolls_nothing_back_and_sheds_begins() {
     world.set(Field::HoldSyncs, 0);
     assert_eq!(commits.join_all().await, vec![Ok(()); TRANSACTIONS]);
     assert_eq!(world.transact(&patient).await, Ended::Committed);
+    world.coordinator.settled(HANG).await.unwrap();
+    world.coordinator.stop().unwrap();
+    let records = unanimous_recovery::read_records(&world.home.path().join("log")).unwrap();
+    let decisions = records.iter().map(|stored| decode_record(&stored.bytes).unwrap());
+    let decided = decisions.filter(|record| matches!(record, Record::Commit { .. })).count();
+    assert_eq!(decided, TRANSACTIONS + 2, "each decision once");
 }
 
 /// O-09: with a full queue before the log nothing begins and no participant is asked to prepare;
