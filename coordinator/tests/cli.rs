@@ -3,8 +3,14 @@
 
 mod support;
 
+use assert_cmd::cargo::cargo_bin;
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use support::{Served, assert_fails, bytes_of, commands, eventually, run, unanimous};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use support::{Said, Served, assert_fails, bytes_of, commands, eventually, run, unanimous};
 
 /// An id of the right form that nobody has.
 const NOBODYS: &str = "010000000000000000000100000001000000000000000000";
@@ -172,18 +178,108 @@ fn an_undecided_transaction_is_told_as_pending_within_the_time() {
     assert_eq!(outcome.json()["result"]["outcome"], "OUTCOME_COMMITTED");
 }
 
+fn serve(dir: &Path, more: &[&str]) -> Said {
+    let any = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    unanimous(&any).arg("--data-dir").arg(dir).args(more).output().unwrap().into()
+}
+
+/// The first one goes on: it answers, and its log is clean when it stops.
+#[test]
+fn s_13_a_second_process_on_the_same_directory_ends_at_once() {
+    let mut served = Served::start();
+    eventually("serving", || (served.ask(&["status"]).code == Some(0)).then_some(()));
+    let dir = served.data_dir();
+    let shown = dir.to_str().unwrap();
+    for said in [serve(&dir, &[]), run(&["log", "verify", shown]), run(&["log", "dump", shown])] {
+        assert_fails(&said, 5, "LOG_IN_USE");
+        assert!(said.stderr.contains(shown), "{said:?}");
+    }
+    assert_eq!(served.ask(&["status"]).code, Some(0));
+    assert_eq!(served.terminate().code, Some(0));
+    let verified = run(&["log", "verify", shown, "-o", "json"]);
+    assert_eq!((verified.code, &verified.json()["clean"]), (Some(0), &true.into()));
+}
+
+/// In a user namespace of its own, where nobody may read what its owner may not, not even root.
+#[test]
+fn s_17_a_directory_that_may_not_be_read_or_is_none() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("file");
+    std::fs::write(&file, "dear").unwrap();
+    let said = serve(&file, &["--init"]);
+    assert_fails(&said, 1, "LOG_IO");
+    assert!(said.stderr.contains(file.to_str().unwrap()), "{said:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "dear");
+
+    let closed = home.path().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::set_permissions(&closed, Permissions::from_mode(0)).unwrap();
+    let inside = closed.join("log");
+    for dir in [&closed, &inside] {
+        let said: Said = Command::new("unshare")
+            .args(["-U", "--"])
+            .arg(cargo_bin("unanimous"))
+            .args(["serve", "--init", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .arg("--data-dir")
+            .arg(dir)
+            .env("NO_COLOR", "1")
+            .output()
+            .unwrap()
+            .into();
+        assert_fails(&said, 1, "LOG_IO");
+        assert!(said.stderr.contains(dir.to_str().unwrap()), "{said:?}");
+        assert!(said.stderr.contains("Permission denied"), "{said:?}");
+    }
+    std::fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(std::fs::read_dir(&closed).unwrap().count(), 0);
+}
+
+#[test]
+fn s_17_a_directory_in_memory_is_warned_of() {
+    let script = "mount -t tmpfs none \"$1\" && exec \"$0\" serve --init --data-dir \"$1/log\" \
+                  --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --port-file \"$1/ports\" \
+                  --exit-with-stdin";
+    let home = tempfile::tempdir().unwrap();
+    let mut child = Command::new("unshare")
+        .args(["-Urm", "sh", "-c", script])
+        .arg(cargo_bin("unanimous"))
+        .arg(home.path())
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut said = Vec::new();
+    for line in lines {
+        said.push(line);
+        if said.last().unwrap().contains("the log is open") {
+            // It ends, and the lines with it.
+            drop(child.stdin.take());
+        }
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{said:?}");
+    let warned = said.iter().find(|line| line.contains("the log lies in memory (tmpfs)"));
+    assert!(warned.is_some_and(|line| line.contains("WARN")), "{said:?}");
+}
+
+#[test]
+fn b_08_a_port_in_use_is_told_with_its_option() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("log");
+    let shown = dir.to_str().unwrap();
+    for option in ["--listen", "--admin-listen"] {
+        let said = run(&["serve", "--init", "--data-dir", shown, option, &address]);
+        assert_fails(&said, 1, "PORT_IN_USE");
+        assert!(said.stderr.contains(&address) && said.stderr.contains(option), "{said:?}");
+        assert!(!dir.exists());
+    }
+}
+
 #[test]
 fn a_coordinator_that_cannot_start_says_why() {
-    let served = Served::start();
-    let dir = served.data_dir();
-    let serve = |dir: &std::path::Path, more: &[&str]| -> support::Said {
-        let any = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
-        unanimous(&any).arg("--data-dir").arg(dir).args(more).output().unwrap().into()
-    };
-    assert_fails(&serve(&dir, &[]), 5, "LOG_IN_USE");
-    let verify = run(&["log", "verify", dir.to_str().unwrap()]);
-    assert_fails(&verify, 5, "LOG_IN_USE");
-
     let home = tempfile::tempdir().unwrap();
     assert_fails(&serve(&home.path().join("missing"), &[]), 5, "LOG_NOT_INITIALISED");
     assert!(!home.path().join("missing").exists());
@@ -193,16 +289,63 @@ fn a_coordinator_that_cannot_start_says_why() {
     std::fs::write(empty.join("letter"), "dear").unwrap();
     assert_fails(&serve(&empty, &["--init"]), 5, "LOG_FOREIGN");
 
-    let address = served.sessions.strip_prefix("http://").unwrap();
-    let taken = run(&["serve", "--init", "--data-dir", "x", "--listen", address]);
-    assert_fails(&taken, 1, "PORT_IN_USE");
-    assert!(taken.stderr.contains(address), "{taken:?}");
-    assert!(!std::path::Path::new("x").exists());
-
     for everywhere in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
         for option in ["--listen", "--admin-listen"] {
             let open = run(&["serve", "--init", "--data-dir", "x", option, everywhere]);
             assert_fails(&open, 7, "INSECURE_LISTEN");
+        }
+    }
+    assert!(!Path::new("x").exists());
+}
+
+/// Of the records' own bytes; [`a_damaged_log_ends_with_9_and_stays_as_it_is`] has another file.
+#[test]
+fn s_02_a_flipped_byte_ends_with_9_and_is_told_with_its_place() {
+    let mut served = Served::start();
+    eventually("serving", || (served.ask(&["status"]).code == Some(0)).then_some(()));
+    assert_eq!(served.terminate().code, Some(0));
+    let dir = served.data_dir();
+    let frame = |bytes: &[u8]| bytes.windows(4).position(|window| window == b"UNFR");
+    let (file, mut bytes, at) = bytes_of(&dir)
+        .into_iter()
+        .find_map(|(file, bytes)| frame(&bytes).map(|at| (file, bytes, at)))
+        .unwrap();
+    bytes[at + 40] ^= 4;
+    std::fs::write(&file, bytes).unwrap();
+    let before = bytes_of(&dir);
+    let shown = dir.to_str().unwrap();
+    let place = format!("LSN 1 cannot be read, after file {} offset 0", file.display());
+    for said in [serve(&dir, &[]), run(&["log", "verify", shown]), run(&["log", "dump", shown])] {
+        assert_fails(&said, 9, "LOG_DAMAGED");
+        assert!(said.stderr.contains(&place), "{said:?}");
+    }
+    assert!(bytes_of(&dir) == before, "the directory was changed");
+}
+
+/// B-11: with `log dump` the records before the damage are still worth reading.
+#[test]
+fn b_11_commands_that_look_at_a_log_are_given_something_else() {
+    let home = tempfile::tempdir().unwrap();
+    let at = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(at("file"), [0x55; 10_000]).unwrap();
+    std::fs::create_dir(at("foreign")).unwrap();
+    std::fs::write(at("foreign/letter"), "dear\u{1b}[2J").unwrap();
+    std::fs::create_dir(at("forged")).unwrap();
+    for name in ["identity", "witness"] {
+        std::fs::write(home.path().join("forged").join(name), [0xff; 8_192]).unwrap();
+    }
+    let given =
+        [("file", 1, "LOG_IO"), ("foreign", 5, "LOG_FOREIGN"), ("forged", 5, "LOG_FOREIGN")];
+    for (name, exit, code) in given {
+        for command in ["verify", "dump"] {
+            let before = bytes_of(home.path());
+            let said = run(&["log", command, &at(name), "-o", "json"]);
+            assert_fails(&said, exit, code);
+            assert!(
+                said.stderr.contains(&at(name)) && !said.stderr.contains("panicked"),
+                "{said:?}"
+            );
+            assert!(bytes_of(home.path()) == before, "{name}: changed");
         }
     }
 }
