@@ -1,5 +1,5 @@
-//! The real binary on a disk that fails, hangs, stutters or becomes read-only (catalogue S-06, S-08,
-//! S-09, S-10, S-20), by a shim between it and the system (`shim/disk.c`).
+//! The real binary on a disk that fails, hangs, stutters or becomes read-only (catalogue S-06,
+//! S-08, S-09, S-10, S-20), by a shim between it and the system (`shim/disk.c`).
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::fs::File;
@@ -211,7 +211,8 @@ async fn s_20_a_write_that_says_later_ends_the_process_and_nothing_is_told() {
     commit_on_a_broken_disk(Field::SayLater).await;
 }
 
-/// S-20: of three calls one is interrupted and one moves half of its bytes, from the first start on.
+/// S-20: of three calls one is interrupted and one moves half of its bytes, from the first start
+/// on.
 #[tokio::test]
 async fn s_20_interrupted_and_short_calls_change_nothing() {
     const TRANSACTIONS: usize = 50;
@@ -235,8 +236,8 @@ async fn s_20_interrupted_and_short_calls_change_nothing() {
     assert_eq!(world.transact(&world.client()).await, Ended::Committed);
 }
 
-/// S-08: whichever read of a start fails, and with it all later ones, it does not serve, and the log
-/// is as it was. The first ones each, then ever wider apart.
+/// S-08: whichever read of a start fails, and with it all later ones, it does not serve, and the
+/// log is as it was. The first ones each, then ever wider apart.
 #[tokio::test]
 async fn s_08_a_read_that_fails_in_recovery_is_a_refusal() {
     let mut world = World::start(&[]).await;
