@@ -2,8 +2,10 @@
 //! nobody exits. Clients and participants are the SDK's; what it would not do is done by hand.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
@@ -288,6 +290,72 @@ async fn t_04_ten_thousand_time_outs_at_once() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// Lets a process run 10 ms of every 100 while it lives.
+struct Starved {
+    over: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Starved {
+    fn begin(id: u32) -> Self {
+        let over = Arc::<AtomicBool>::default();
+        let (told, pid) = (Arc::clone(&over), Pid::from_raw(id.try_into().unwrap()).unwrap());
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                for (signal, ms) in [(Signal::STOP, 90), (Signal::CONT, 10)] {
+                    kill_process(pid, signal).unwrap();
+                    std::thread::sleep(Duration::from_millis(ms));
+                }
+            }
+        });
+        Self { over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Starved {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking(), "the process has ended");
+        }
+    }
+}
+
+/// O-11: with a tenth of a core for a while (`UNANIMOUS_STARVED_S`, 10 s otherwise) each
+/// transaction ends one way or the other, and everybody knows which.
+#[tokio::test]
+async fn o_11_a_tenth_of_a_core() {
+    let seconds = std::env::var("UNANIMOUS_STARVED_S").map_or(10, |text| text.parse().unwrap());
+    let home = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::new(home.path(), &home.path().join("log")).unwrap();
+    coordinator.start().await.unwrap();
+    let canary = Canary::start(&coordinator.url()).await;
+    let starved = Starved::begin(coordinator.process().unwrap().id());
+    let (begun, mut committed, mut others) = (Instant::now(), 0, Vec::new());
+    while begun.elapsed() < Duration::from_secs(seconds) {
+        let lanes: JoinSet<Ended> = (0..10)
+            .map(|_| {
+                let (client, members) = (canary.client.clone(), canary.members.clone());
+                async move { transact(&client, &members.iter().collect::<Vec<_>>()).await }
+            })
+            .collect();
+        for ended in lanes.join_all().await {
+            match ended {
+                Ended::Committed => committed += 1,
+                other => others.push(other),
+            }
+        }
+    }
+    drop(starved);
+    println!("{committed} committed, {} not", others.len());
+    let is_known = |ended: &Ended| matches!(ended, Ended::RolledBack(_) | Ended::NotBegun(_));
+    assert!(committed > 0 && others.iter().all(is_known), "{committed}, {others:?}");
+    canary.sings().await;
+    coordinator.settled(HANG).await.unwrap();
+    coordinator.stop().unwrap();
 }
 
 /// Carries bytes both ways until it is told to drop them: both ends stay open, and hear nothing

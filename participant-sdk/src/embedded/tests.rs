@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use unanimous_core::coordinator::EndedMark;
 use unanimous_core::message::{Done, Vote};
 use unanimous_core::{Bqual, BranchId, BranchResult, Gtrid, LogId, Owner};
-use unanimous_recovery::ErrorClass;
+use unanimous_recovery::{ErrorClass, LogKind, verify};
 
 const LOG: LogId = LogId { cluster: 1, slot: 1, incarnation: 7 };
 const OWNER: Owner = Owner { log: LOG, epoch: 100 };
@@ -124,6 +124,36 @@ async fn cp_6_a_kill_at_each_step_leaves_what_was_answered_and_no_more() {
     );
     assert_eq!(after_commit.commit(&one, None).await, Ok(Done::Done), "the proof is kept");
     assert_eq!(after_commit.sum_cents(), 2_700);
+}
+
+/// One before the vote, one before the acknowledgement.
+#[tokio::test]
+async fn p_01_a_participant_forces_two_records() {
+    let mut bank = Bank::new();
+    let frames = |bank: &mut Bank| verify(&bank.copy(), LogKind::Accounts).unwrap().frames;
+    let begun = frames(&mut bank);
+    bank.work(&branch(1), 1, -300);
+    assert_eq!(frames(&mut bank), begun);
+    bank.accounts.prepare(&branch(1)).await.unwrap();
+    assert_eq!(frames(&mut bank), begun + 1);
+    assert_eq!(bank.accounts.commit(&branch(1), None).await, Ok(Done::Done));
+    assert_eq!(frames(&mut bank), begun + 2);
+}
+
+/// Also after the coordinator's end, as far as nobody has said that it may forget.
+#[tokio::test]
+async fn p_05_a_repeated_commit_is_acknowledged_and_writes_nothing() {
+    let mut bank = Bank::new();
+    let frames = |bank: &mut Bank| verify(&bank.copy(), LogKind::Accounts).unwrap().frames;
+    bank.prepared(&branch(1), 1, -300).await;
+    assert_eq!(bank.accounts.commit(&branch(1), None).await, Ok(Done::Done));
+    let done = frames(&mut bank);
+    bank.accounts.ended(&mark(1, &[]));
+    for _ in 0..3 {
+        assert_eq!(bank.accounts.commit(&branch(1), None).await, Ok(Done::Done));
+    }
+    assert_eq!((frames(&mut bank), bank.accounts.sum_cents()), (done, 2_700));
+    assert_eq!(bank.killed().commit(&branch(1), None).await, Ok(Done::Done));
 }
 
 #[tokio::test]
