@@ -8,6 +8,12 @@ use unanimous_sim::{Options, Stop, Totals, invariants, run, simulate};
 
 const QUICK: Options = Options { schedules: 4_000, seed: 1, threads: 2, stop: Stop::Never };
 
+/// `UNANIMOUS_SCHEDULES`: another number, for the mutation tests.
+fn schedules() -> u64 {
+    let given = std::env::var("UNANIMOUS_SCHEDULES").ok();
+    given.map_or(QUICK.schedules, |text| text.parse().unwrap())
+}
+
 fn ratio(totals: &Totals, count: u64) -> f64 {
     count as f64 / totals.schedules as f64
 }
@@ -34,7 +40,7 @@ fn the_number_of_threads_changes_nothing() {
 
 #[test]
 fn every_invariant_holds_in_schedules_worth_running() {
-    let totals = run(QUICK);
+    let totals = run(Options { schedules: schedules(), ..QUICK });
     assert_eq!(totals.failures, 0, "{:?}", totals.first_failures);
     assert!(ratio(&totals, totals.events) >= 100.0, "{totals:?}");
     assert!(ratio(&totals, totals.transactions) >= 2.0, "{totals:?}");

@@ -1,0 +1,219 @@
+//! All mutants of a file in one source, each behind a switch: built once, run as often as there
+//! are mutants.
+
+use crate::list::{Genre, Mutant};
+use anyhow::{Context as _, Result};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use syn::spanned::Spanned as _;
+use syn::visit::{self, Visit};
+
+/// The number of a mutant, from 1; 0 is the code as it is.
+pub(crate) type Number = usize;
+
+/// The switch itself, put at the end of the core's `lib.rs`.
+pub(crate) const SWITCH: &str = r#"
+#[doc(hidden)]
+pub mod mutant {
+    #![allow(missing_docs)]
+    pub fn on(number: usize) -> bool {
+        static ACTIVE: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+        *ACTIVE.get_or_init(|| {
+            std::env::var("UNANIMOUS_MUTANT").ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+        }) == number
+    }
+}
+"#;
+
+/// A file with its switches.
+pub(crate) struct Switched {
+    pub(crate) text: String,
+    /// Where in `text` each mutant stands.
+    pub(crate) places: Vec<(Range<usize>, Number)>,
+    /// Those that have no place for a switch.
+    pub(crate) unplaced: BTreeSet<Number>,
+}
+
+/// What the syntax says about the places that cargo-mutants names by their first byte.
+#[derive(Default)]
+struct Syntax {
+    /// From an operator, a guard, or a field of a struct expression, to the whole expression.
+    wholes: BTreeMap<usize, Range<usize>>,
+    /// From an arm to the end of its pattern and to its guard.
+    arms: BTreeMap<usize, (usize, Option<Range<usize>>)>,
+    /// Operands with a `let` cannot be put in parentheses.
+    with_let: BTreeSet<usize>,
+}
+
+impl<'ast> Visit<'ast> for Syntax {
+    fn visit_expr(&mut self, expr: &'ast syn::Expr) {
+        let whole = expr.span().byte_range();
+        match expr {
+            syn::Expr::Binary(binary) => {
+                let operator = binary.op.span().byte_range().start;
+                if has_let(&binary.left) || has_let(&binary.right) {
+                    self.with_let.insert(operator);
+                }
+                self.wholes.insert(operator, whole);
+            }
+            syn::Expr::Unary(unary) => {
+                self.wholes.insert(unary.op.span().byte_range().start, whole);
+            }
+            syn::Expr::Struct(of) => {
+                for field in &of.fields {
+                    self.wholes.insert(field.span().byte_range().start, whole.clone());
+                }
+            }
+            _ => {}
+        }
+        visit::visit_expr(self, expr);
+    }
+
+    fn visit_arm(&mut self, arm: &'ast syn::Arm) {
+        let guard = arm.guard.as_ref().map(|(_, guard)| guard.span().byte_range());
+        if let Some(guard) = &guard {
+            self.wholes.insert(guard.start, guard.clone());
+        }
+        let pattern = arm.pat.span().byte_range();
+        self.arms.insert(arm.span().byte_range().start, (pattern.end, guard));
+        visit::visit_arm(self, arm);
+    }
+}
+
+fn has_let(expr: &syn::Expr) -> bool {
+    match expr {
+        syn::Expr::Let(_) => true,
+        syn::Expr::Binary(binary) => has_let(&binary.left) || has_let(&binary.right),
+        _ => false,
+    }
+}
+
+/// Text that is put in, and what decides its order among others at the same byte: what ends comes
+/// first, the inner before the outer; then what begins, the outer before the inner.
+struct Insertion {
+    at: usize,
+    rank: Rank,
+    /// The distance to its other end: for one that ends.
+    inner_first: usize,
+    /// For one that begins.
+    outer_first: Reverse<usize>,
+    text: String,
+    /// Which parts of the text belong to which mutant.
+    parts: Vec<(Range<usize>, Number)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    ExpressionEnd,
+    GuardEnd,
+    Statement,
+    ExpressionBegin,
+}
+
+impl Insertion {
+    fn new(at: usize, rank: Rank, text: String, number: Option<Number>) -> Self {
+        let parts = number.map(|number| (0..text.len(), number)).into_iter().collect();
+        Self { at, rank, inner_first: 0, outer_first: Reverse(0), text, parts }
+    }
+}
+
+/// Puts a switch into `text` for each of the mutants, all of this file. `switch` is the path of the
+/// function that [`SWITCH`] defines.
+pub(crate) fn switched(
+    text: &str,
+    mutants: &[(Number, &Mutant)],
+    switch: &str,
+) -> Result<Switched> {
+    let file = syn::parse_file(text).context("parsing")?;
+    let mut syntax = Syntax::default();
+    syntax.visit_file(&file);
+    let mut edits = Edits { switch, insertions: Vec::new(), choices: BTreeMap::new() };
+    let mut unplaced = BTreeSet::new();
+    for (number, mutant) in mutants {
+        if edits.add(text, &syntax, *number, mutant).is_none() {
+            unplaced.insert(*number);
+        }
+    }
+    let (text, places) = edits.write(text);
+    Ok(Switched { text, places, unplaced })
+}
+
+struct Edits<'a> {
+    switch: &'a str,
+    insertions: Vec<Insertion>,
+    /// For an expression: what each mutant makes of it.
+    choices: BTreeMap<(usize, usize), Vec<(Number, String)>>,
+}
+
+impl Edits<'_> {
+    /// `None`: there is no place for a switch.
+    fn add(&mut self, text: &str, syntax: &Syntax, number: Number, mutant: &Mutant) -> Option<()> {
+        let start = mutant.span.start;
+        let (on, replacement) = (format!("{}({number})", self.switch), &mutant.replacement);
+        let mut insert = |at: usize, rank: Rank, text: String, number: Option<Number>| {
+            self.insertions.push(Insertion::new(at, rank, text, number));
+        };
+        match mutant.genre {
+            Genre::FnValue => {
+                let early = format!("if {on} {{ return {replacement}; }} ");
+                insert(start, Rank::Statement, early, Some(number));
+            }
+            Genre::MatchArm => match syntax.arms.get(&start)? {
+                (_, Some(guard)) => {
+                    insert(guard.start, Rank::Statement, format!("!{on} && ("), Some(number));
+                    insert(guard.end, Rank::GuardEnd, ")".to_owned(), None);
+                }
+                (pattern_end, None) => {
+                    let guard = format!(" if !{on}");
+                    insert(*pattern_end, Rank::Statement, guard, Some(number));
+                }
+            },
+            Genre::BinaryOperator
+            | Genre::UnaryOperator
+            | Genre::MatchArmGuard
+            | Genre::StructField => {
+                let whole = syntax.wholes.get(&start)?;
+                if syntax.with_let.contains(&start) || mutant.span.end > whole.end {
+                    return None;
+                }
+                let before = &text[whole.start..start];
+                let after = &text[mutant.span.end..whole.end];
+                let choice = (number, format!("{before}{replacement}{after}"));
+                self.choices.entry((whole.start, whole.end)).or_default().push(choice);
+            }
+        }
+        Some(())
+    }
+
+    fn write(mut self, text: &str) -> (String, Vec<(Range<usize>, Number)>) {
+        for ((start, end), choices) in &self.choices {
+            let mut opening = String::from("(");
+            let mut parts = Vec::new();
+            for (number, mutated) in choices {
+                let from = opening.len();
+                let on = format!("{}({number})", self.switch);
+                opening.push_str(&format!("if {on} {{ {mutated} }} else "));
+                parts.push((from..opening.len(), *number));
+            }
+            opening.push_str("{ ");
+            let opens = Insertion::new(*start, Rank::ExpressionBegin, opening, None);
+            let closes = Insertion::new(*end, Rank::ExpressionEnd, " })".to_owned(), None);
+            let extent = end - start;
+            self.insertions.push(Insertion { outer_first: Reverse(extent), parts, ..opens });
+            self.insertions.push(Insertion { inner_first: extent, ..closes });
+        }
+        self.insertions.sort_by_key(|one| (one.at, one.rank, one.inner_first, one.outer_first));
+        let (mut written, mut places, mut at) = (String::new(), Vec::new(), 0);
+        for insertion in &self.insertions {
+            written.push_str(&text[at..insertion.at]);
+            at = insertion.at;
+            let begun = written.len();
+            written.push_str(&insertion.text);
+            let moved = |part: &Range<usize>| begun + part.start..begun + part.end;
+            places.extend(insertion.parts.iter().map(|(part, number)| (moved(part), *number)));
+        }
+        written.push_str(&text[at..]);
+        (written, places)
+    }
+}
