@@ -470,6 +470,32 @@ mod tests {
     }
 
     #[test]
+    fn every_digit_of_an_identifier_counts() {
+        let log = LogId { cluster: 0xfedc_ba98, slot: 0x7654, incarnation: 0x3210_f0e1 };
+        let owner = Owner { log, epoch: 0xd2c3_b4a5 };
+        let gtrid = Gtrid::new(owner, 0x8796_a5b4_c3d2_e1f0, 0xab);
+        assert_eq!(gtrid.to_string(), "01fedcba9876543210f0e1d2c3b4a58796a5b4c3d2e1f0ab");
+        assert_eq!(gtrid.to_string().parse(), Ok(gtrid));
+        assert_eq!((gtrid.owner(), gtrid.kind()), (owner, 0xab));
+        assert_eq!(gtrid.short(), "d2e1f0ab");
+        let bytes: [u8; 16] = std::array::from_fn(|at| u8::try_from(at).unwrap());
+        assert_eq!(InstanceId::from_bytes(&bytes), Some(InstanceId(bytes)));
+        assert_eq!(InstanceId::from_bytes(&bytes[1..]), None);
+    }
+
+    /// The number stands in prepared branches of databases: a later version must make the same.
+    #[test]
+    fn the_number_of_a_resource_manager_stays() {
+        let name = |text| ParticipantName::new(text).unwrap();
+        let id = |text| ResourceId::new(text).unwrap();
+        assert_eq!(resource_manager(&name("bank-a"), &id("accounts")), 0xf886_45e3);
+        assert_ne!(
+            resource_manager(&name("bank"), &id("aaccounts")),
+            resource_manager(&name("banka"), &id("accounts"))
+        );
+    }
+
+    #[test]
     fn begin_order_is_byte_order_across_epochs() {
         let later = Owner { epoch: OWNER.epoch + 1, ..OWNER };
         assert!(Gtrid::new(OWNER, 9, 0) < Gtrid::new(OWNER, 10, 0));
