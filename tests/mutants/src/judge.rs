@@ -1,6 +1,7 @@
 //! Which mutants the tests see.
 
 use crate::list::Mutant;
+use crate::report::Journal;
 use crate::switch::Number;
 use crate::tree::Suite;
 use anyhow::{Context as _, Result, ensure};
@@ -62,34 +63,26 @@ impl Judge {
         Ok(Self { suites: timed })
     }
 
-    /// The verdict on each of the mutants.
+    /// Finds the verdict on each of the mutants, and tells it at once.
     pub(crate) fn judge(
         &self,
         mutants: &BTreeMap<Number, Mutant>,
         jobs: usize,
-    ) -> Result<BTreeMap<Number, Verdict>> {
+        told: &Mutex<Journal>,
+    ) -> Result<()> {
         let list: Vec<(&Number, &Mutant)> = mutants.iter().collect();
-        let (next, verdicts) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<()> {
+            while let Some((number, mutant)) = list.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let verdict = self.verdict(**number, mutant)?;
+                tell(told, mutant, verdict)?;
+            }
+            Ok(())
+        };
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..jobs)
-                .map(|_| {
-                    scope.spawn(|| -> Result<()> {
-                        loop {
-                            let at = next.fetch_add(1, Ordering::Relaxed);
-                            let Some((number, mutant)) = list.get(at) else { return Ok(()) };
-                            let verdict = self.verdict(**number, mutant)?;
-                            if !matches!(verdict, Verdict::Caught { .. }) {
-                                eprintln!("{at}/{}: {verdict:?}: {}", list.len(), mutant.name);
-                            }
-                            let mut verdicts = verdicts.lock().expect("no worker panics");
-                            verdicts.insert(**number, verdict);
-                        }
-                    })
-                })
-                .collect();
+            let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
             workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
-        })?;
-        Ok(verdicts.into_inner().expect("no worker panics"))
+        })
     }
 
     fn verdict(&self, number: Number, mutant: &Mutant) -> Result<Verdict> {
@@ -132,6 +125,13 @@ fn run(suite: &Suite, number: Number, seconds_max: f64) -> Result<Run> {
     })
 }
 
+fn tell(told: &Mutex<Journal>, mutant: &Mutant, verdict: Verdict) -> Result<()> {
+    if !matches!(verdict, Verdict::Caught { .. } | Verdict::Unviable) {
+        eprintln!("{verdict:?}: {}", mutant.name);
+    }
+    told.lock().expect("no worker panics").add(&mutant.name, verdict)
+}
+
 #[derive(Deserialize)]
 struct Outcomes {
     outcomes: Vec<Outcome>,
@@ -150,9 +150,10 @@ pub(crate) fn one_by_one(
     work: &Path,
     mutants: &BTreeMap<Number, Mutant>,
     packages: &[String],
-) -> Result<BTreeMap<Number, Verdict>> {
+    told: &Mutex<Journal>,
+) -> Result<()> {
     if mutants.is_empty() {
-        return Ok(BTreeMap::new());
+        return Ok(());
     }
     eprintln!("{} mutants are built one by one", mutants.len());
     let mut command = Command::new("cargo");
@@ -176,7 +177,7 @@ pub(crate) fn one_by_one(
     let text = std::fs::read_to_string(work.join("mutants.out/outcomes.json"))
         .with_context(|| format!("cargo mutants: {status}"))?;
     let outcomes: Outcomes = serde_json::from_str(&text)?;
-    let mut verdicts = BTreeMap::new();
+    let mut judged = 0;
     for Outcome { scenario, summary } in outcomes.outcomes {
         let Some(name) = scenario.pointer("/Mutant/name").and_then(|name| name.as_str()) else {
             continue;
@@ -187,11 +188,13 @@ pub(crate) fn one_by_one(
             "Timeout" => Verdict::TimedOut { in_suite: "cargo mutants".to_owned() },
             _ => Verdict::Unviable,
         };
-        let of = mutants.iter().filter(|(_, mutant)| mutant.name == name);
-        verdicts.extend(of.map(|(number, _)| (*number, verdict.clone())));
+        for mutant in mutants.values().filter(|mutant| mutant.name == name) {
+            tell(told, mutant, verdict.clone())?;
+            judged += 1;
+        }
     }
-    ensure!(verdicts.len() == mutants.len(), "cargo mutants did not judge all it was given");
-    Ok(verdicts)
+    ensure!(judged == mutants.len(), "cargo mutants did not judge all it was given");
+    Ok(())
 }
 
 fn escaped(text: &str) -> String {

@@ -5,8 +5,8 @@
 //! and against 10,000 schedules of the simulator: minutes, where a build for each takes hours. What
 //! cannot stand behind a switch is left to cargo-mutants itself.
 //!
-//! `mutants K/N` judges the K-th of N parts. A part whose verdict is known for these very sources is
-//! not judged again; the score is that of all parts known so far.
+//! In the root of the workspace, `mutants K/N` judges the K-th of N parts. A mutant whose verdict is known for these very sources
+//! is not judged again; the score is that of all that are known so far.
 //!
 //! Exit code 0: the score of what is known is at least 95 %; 1: it is not; 2: wrong usage.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
@@ -17,14 +17,15 @@ mod report;
 mod switch;
 mod tree;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Parser;
-use judge::{Judge, SIMULATION, Verdict};
+use judge::{Judge, SIMULATION};
 use list::Mutant;
-use report::Part;
+use report::Journal;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Mutex;
 use switch::Number;
 use tree::Sources;
 
@@ -37,7 +38,7 @@ struct Arguments {
     /// Only this package.
     #[arg(short, long)]
     package: Option<String>,
-    /// Only mutants whose name has this in it; nothing is kept.
+    /// Only mutants whose name has this in it, judged anew.
     #[arg(long)]
     only: Option<String>,
     /// How many are tried at the same time.
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<bool> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    let root = std::env::current_dir()?;
     let work = root.join(&arguments.work);
     std::fs::create_dir_all(&work)?;
     let sources = Sources::read(&root)?;
@@ -77,43 +78,53 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let of_the_museum = listed.iter().filter(|mutant| mutant.is_of_the_museum()).count();
     let all = listed.into_iter().filter(|mutant| !mutant.is_of_the_museum());
     let all: BTreeMap<Number, Mutant> = (1..).zip(all).collect();
+    let mut journal = Journal::open(&work, sources.fingerprint())?;
     let (k, n) = arguments.part;
-    let fingerprint = sources.fingerprint();
-    let known = report::known(&work, fingerprint, n, &packages)?;
-    if arguments.only.is_none() && known.contains_key(&k) {
-        eprintln!("part {k}/{n} is known for these sources");
-    } else {
-        let only = arguments.only.as_deref().unwrap_or_default();
-        let chosen = |(number, mutant): (Number, Mutant)| {
-            let ours = number % n == k - 1 && mutant.name.contains(only);
-            ours.then_some((number, mutant))
-        };
-        let ours: BTreeMap<Number, Mutant> = all.clone().into_iter().filter_map(chosen).collect();
-        ensure!(!ours.is_empty(), "no mutant");
-        let part = verdicts(arguments, &root, &work, &sources, &packages, &all, &ours)?;
-        if arguments.only.is_some() {
-            return Ok(!part.values().any(|verdict| *verdict == Verdict::Missed));
+    let mut ours = all.clone();
+    match &arguments.only {
+        Some(only) => {
+            ours.retain(|_, mutant| mutant.name.contains(only));
+            journal.known.clear();
         }
-        Part::new(fingerprint, &packages, &ours, &part).write(&work, k, n)?;
+        None => ours.retain(|number, mutant| {
+            number % n == k - 1 && !journal.known.contains_key(&mutant.name)
+        }),
     }
-    let known = report::known(&work, fingerprint, n, &packages)?;
-    report::print(&root, &work, &known, n, of_the_museum)
+    if !ours.is_empty() {
+        let bench = Bench { root: &root, work: &work, sources: &sources, packages: &packages };
+        journal = bench.judge(&all, ours.clone(), arguments.jobs, journal)?;
+    }
+    let shown: Vec<&Mutant> = match &arguments.only {
+        Some(_) => ours.values().collect(),
+        None => all.values().collect(),
+    };
+    report::print(&root, &work, &shown, &journal.known, of_the_museum)
 }
 
-fn verdicts(
-    arguments: &Arguments,
-    root: &Path,
-    work: &Path,
-    sources: &Sources,
-    packages: &[String],
-    all: &BTreeMap<Number, Mutant>,
-    ours: &BTreeMap<Number, Mutant>,
-) -> Result<BTreeMap<Number, Verdict>> {
-    let tested: Vec<String> = packages.iter().cloned().chain([SIMULATION.to_owned()]).collect();
-    let (suites, left_out) = tree::build(sources, work, &tested, all)?;
-    let (single, switched): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        ours.clone().into_iter().partition(|(number, _)| left_out.contains(number));
-    let mut verdicts = Judge::new(suites)?.judge(&switched, arguments.jobs)?;
-    verdicts.extend(judge::one_by_one(root, work, &single, &tested)?);
-    Ok(verdicts)
+/// What all of it works on.
+struct Bench<'a> {
+    root: &'a Path,
+    work: &'a Path,
+    sources: &'a Sources,
+    packages: &'a [String],
+}
+
+impl Bench<'_> {
+    fn judge(
+        &self,
+        all: &BTreeMap<Number, Mutant>,
+        ours: BTreeMap<Number, Mutant>,
+        jobs: usize,
+        journal: Journal,
+    ) -> Result<Journal> {
+        let packages = self.packages.iter().cloned().chain([SIMULATION.to_owned()]);
+        let tested: Vec<String> = packages.collect();
+        let (suites, left_out) = tree::build(self.sources, self.work, &tested, all)?;
+        let (single, switched): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            ours.into_iter().partition(|(number, _)| left_out.contains(number));
+        let journal = Mutex::new(journal);
+        Judge::new(suites)?.judge(&switched, jobs, &journal)?;
+        judge::one_by_one(self.root, self.work, &single, &tested, &journal)?;
+        Ok(journal.into_inner().expect("no worker panics"))
+    }
 }

@@ -2,30 +2,56 @@
 
 use crate::judge::Verdict;
 use crate::list::Mutant;
-use crate::switch::Number;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
 
 const SCORE_MIN: f64 = 0.95;
 const EQUIVALENT_MAX: f64 = 0.03;
 
-/// A part's verdicts, as they lie in the work folder.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Part {
-    sources: u64,
-    packages: Vec<String>,
-    judged: Vec<Judged>,
+/// The verdicts on the mutants of certain sources, kept one by one as they are found.
+pub(crate) struct Journal {
+    file: File,
+    pub(crate) known: BTreeMap<String, Verdict>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Judged {
-    package: String,
+struct Line {
     name: String,
-    lasting_name: String,
-    line: String,
+    #[serde(flatten)]
     verdict: Verdict,
+}
+
+impl Journal {
+    /// What is known of the sources with this fingerprint.
+    pub(crate) fn open(work: &Path, sources: u64) -> Result<Self> {
+        let path = work.join(format!("verdicts-{sources:016x}.jsonl"));
+        let text = if path.exists() { std::fs::read_to_string(&path)? } else { String::new() };
+        let mut known = BTreeMap::new();
+        for line in text.lines() {
+            // The last line may have been cut off with its process.
+            if let Ok(Line { name, verdict }) = serde_json::from_str(line) {
+                known.insert(name, verdict);
+            }
+        }
+        let mut file = File::options().create(true).append(true).open(path)?;
+        if !text.is_empty() && !text.ends_with('\n') {
+            file.write_all(b"\n")?;
+        }
+        Ok(Self { file, known })
+    }
+
+    pub(crate) fn add(&mut self, name: &str, verdict: Verdict) -> Result<()> {
+        let mut line =
+            serde_json::to_string(&Line { name: name.to_owned(), verdict: verdict.clone() })?;
+        line.push('\n');
+        self.file.write_all(line.as_bytes())?;
+        self.known.insert(name.to_owned(), verdict);
+        Ok(())
+    }
 }
 
 /// A mutant that behaves as the code does, so that no test can see it.
@@ -40,10 +66,10 @@ struct Equivalent {
 }
 
 /// What the command prints, and writes for the results page.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Report {
-    parts_known: usize,
-    parts: usize,
+    /// Mutants of parts that were not run on these sources.
+    not_judged: usize,
     packages: BTreeMap<String, Score>,
     together: Score,
     museum_lines_left_out: usize,
@@ -64,50 +90,6 @@ struct Score {
     score: f64,
 }
 
-impl Part {
-    pub(crate) fn new(
-        sources: u64,
-        packages: &[String],
-        mutants: &BTreeMap<Number, Mutant>,
-        verdicts: &BTreeMap<Number, Verdict>,
-    ) -> Self {
-        let judged = mutants.iter().map(|(number, mutant)| Judged {
-            package: mutant.package.clone(),
-            name: mutant.name.clone(),
-            lasting_name: mutant.lasting_name(),
-            line: mutant.line.clone(),
-            verdict: verdicts[number].clone(),
-        });
-        Self { sources, packages: packages.to_vec(), judged: judged.collect() }
-    }
-
-    pub(crate) fn write(&self, work: &Path, k: usize, n: usize) -> Result<()> {
-        Ok(std::fs::write(path(work, k, n), serde_json::to_vec_pretty(self)?)?)
-    }
-}
-
-fn path(work: &Path, k: usize, n: usize) -> PathBuf {
-    work.join(format!("part-{k}-of-{n}.json"))
-}
-
-/// The parts of `n` that were judged on these very sources.
-pub(crate) fn known(
-    work: &Path,
-    sources: u64,
-    n: usize,
-    packages: &[String],
-) -> Result<BTreeMap<usize, Part>> {
-    let mut known = BTreeMap::new();
-    for k in 1..=n {
-        let Ok(text) = std::fs::read(path(work, k, n)) else { continue };
-        let part: Part = serde_json::from_slice(&text).context("a part of another version")?;
-        if part.sources == sources && part.packages == packages {
-            known.insert(k, part);
-        }
-    }
-    Ok(known)
-}
-
 fn equivalents(root: &Path) -> Result<Vec<Equivalent>> {
     let list: Vec<Equivalent> =
         serde_json::from_slice(&std::fs::read(root.join("tests/mutants/equivalent.json"))?)?;
@@ -116,34 +98,28 @@ fn equivalents(root: &Path) -> Result<Vec<Equivalent>> {
     Ok(list)
 }
 
-/// Prints the score of the parts that are known. Returns whether it is enough.
+/// Prints the score of what is known of these mutants. Returns whether it is enough.
 pub(crate) fn print(
     root: &Path,
     work: &Path,
-    known: &BTreeMap<usize, Part>,
-    parts: usize,
+    mutants: &[&Mutant],
+    known: &BTreeMap<String, Verdict>,
     museum_lines_left_out: usize,
 ) -> Result<bool> {
     let equivalents = equivalents(root)?;
-    let mut used = BTreeSet::new();
-    let mut report = Report {
-        parts_known: known.len(),
-        parts,
-        packages: BTreeMap::new(),
-        together: Score::default(),
-        museum_lines_left_out,
-        missed: Vec::new(),
-        timed_out: Vec::new(),
-        equivalent: Vec::new(),
-    };
-    for judged in known.values().flat_map(|part| &part.judged) {
-        let of_package = report.packages.entry(judged.package.clone()).or_default();
-        let listed = equivalents.iter().position(|equivalent| {
-            equivalent.mutant == judged.lasting_name && equivalent.line == judged.line
-        });
+    let mut report = Report { museum_lines_left_out, ..Report::default() };
+    for mutant in mutants {
+        let of_package = report.packages.entry(mutant.package.clone()).or_default();
+        let name = mutant.lasting_name();
+        let listed =
+            equivalents.iter().find(|listed| listed.mutant == name && listed.line == mutant.line);
+        let Some(verdict) = known.get(&mutant.name) else {
+            report.not_judged += 1;
+            continue;
+        };
         for score in [of_package, &mut report.together] {
             score.mutants += 1;
-            match &judged.verdict {
+            match verdict {
                 Verdict::Caught { .. } => score.caught += 1,
                 Verdict::Unviable => score.unviable += 1,
                 Verdict::TimedOut { .. } => score.timed_out += 1,
@@ -151,32 +127,21 @@ pub(crate) fn print(
                 Verdict::Missed => score.missed += 1,
             }
         }
-        match (&judged.verdict, listed) {
-            (Verdict::Missed, Some(at)) => {
-                used.insert(at);
-                let reason = &equivalents[at].reason;
-                report.equivalent.push(format!("{}: {reason}", judged.name));
+        match (verdict, listed) {
+            (Verdict::Missed, Some(listed)) => {
+                report.equivalent.push(format!("{}: {}", mutant.name, listed.reason));
             }
-            (Verdict::Missed, None) => report.missed.push(judged.name.clone()),
-            (Verdict::TimedOut { .. }, _) => report.timed_out.push(judged.name.clone()),
-            _ => {}
+            (Verdict::Missed, None) => report.missed.push(mutant.name.clone()),
+            (Verdict::TimedOut { .. }, _) => report.timed_out.push(mutant.name.clone()),
+            (_, Some(_)) => eprintln!("listed as equivalent, and caught: {}", mutant.name),
+            (_, None) => {}
         }
     }
-    let scores = report.packages.values_mut().chain([&mut report.together]);
-    scores.for_each(Score::rate);
-    if known.len() == parts {
-        for (at, equivalent) in equivalents.iter().enumerate() {
-            let ours = report.packages.len() > 1 && !used.contains(&at);
-            if ours {
-                eprintln!("listed as equivalent, and not missed: {}", equivalent.mutant);
-            }
-        }
-    }
+    report.packages.values_mut().chain([&mut report.together]).for_each(Score::rate);
     let text = serde_json::to_string_pretty(&report)?;
     std::fs::write(work.join("result.json"), &text)?;
     println!("{text}");
-    let enough = report.packages.values().chain([&report.together]).all(Score::is_enough);
-    Ok(enough)
+    Ok(report.packages.values().chain([&report.together]).all(Score::is_enough))
 }
 
 impl Score {
