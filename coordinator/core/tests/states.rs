@@ -407,3 +407,35 @@ fn regression_a_forget_of_an_unknown_branch_reaches_the_resource() {
     });
     assert_eq!((participant.poll(), participant.branches_len()), (done, 0));
 }
+
+/// What lists show of a transaction.
+fn shown(s: &Script) -> Option<impl PartialEq + use<>> {
+    let transaction = s.coordinator.transaction(&s.gtrid())?;
+    let branch = |branch: &unanimous_core::coordinator::Branch| {
+        (branch.bqual, branch.ballot, branch.result, branch.detail.clone())
+    };
+    Some((transaction.state(), transaction.branches.iter().map(branch).collect::<Vec<_>>()))
+}
+
+/// Found by its mutants: a late no raised no version. Whoever watches a list compares versions: a
+/// change that raises none is never seen.
+#[test]
+fn regression_every_change_that_lists_show_raises_the_version() {
+    let version = |s: &Script| s.coordinator.transaction(&s.gtrid()).map(|t| t.version);
+    let pairs = EVENTS.iter().flat_map(|first| EVENTS.iter().map(move |then| (first, then)));
+    let mut raised = 0;
+    for state in State::ALL {
+        for ((first, earlier), (name, step)) in pairs.clone() {
+            let mut s = in_state(state);
+            earlier(&mut s);
+            let (before, version_before) = (shown(&s), version(&s));
+            step(&mut s);
+            let after = shown(&s);
+            if after.is_some() && after != before {
+                assert!(version(&s) > version_before, "{state:?}, {first}, {name}");
+                raised += 1;
+            }
+        }
+    }
+    assert!(raised > 400, "only {raised} changes were seen");
+}

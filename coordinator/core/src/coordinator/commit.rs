@@ -195,6 +195,7 @@ impl Coordinator {
                     && branch.ballot == Ballot::Outstanding
                 {
                     branch.vote(vote);
+                    transaction.version += 1;
                     self.finish_if_done(now, id.gtrid);
                 }
             }
