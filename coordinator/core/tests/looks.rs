@@ -56,6 +56,7 @@ fn counters_count_what_happened() {
     let mut s = Script::with_limits("counters", few.clone());
     assert_eq!(s.coordinator.limits(), &few);
     let committed = decided(&mut s);
+    assert!(!s.coordinator.transaction(&committed).unwrap().heuristic_logged());
     s.done(1).done(1).done(2).flushed();
     assert_eq!(s.coordinator.outcome(&committed), Some(Outcome::Committed));
     s.begin().enlist(1).enlist(2).enlist(3).rollback().done(1).done(2);
@@ -111,6 +112,8 @@ fn what_no_state_allows_is_counted() {
     decided(&mut s);
     s.votes_commit(1);
     assert_eq!(unexpected(&s), 4, "a vote after the decision");
+    s.acknowledges(1, Done::RolledBack, "");
+    assert_eq!(unexpected(&s), 5, "a branch of phase two that does not say how");
 }
 
 /// Section 6: known while it lasts, whatever comes later.

@@ -8,12 +8,12 @@ use script::{Script, limits};
 use unanimous_core::coordinator::{Limits, State, Transaction};
 use unanimous_core::id::{LogId, resource_manager};
 use unanimous_core::message::{
-    Action, Answer, EnlistRefusal, Enlistment, Event, Refusal, Request, Response, Vote, Wait,
+    Action, Answer, Done, EnlistRefusal, Enlistment, Event, Refusal, Request, Response, Vote, Wait,
 };
 use unanimous_core::record::Evidence;
 use unanimous_core::{
-    Bqual, BranchId, CallerId, InstanceId, Labels, Owner, ParticipantName, ResourceId,
-    TransactionName,
+    Bqual, BranchId, BranchResult, CallerId, InstanceId, Labels, Owner, ParticipantName,
+    ResourceId, TransactionName,
 };
 
 fn ask(s: &mut Script, request: Request) -> Response {
@@ -224,6 +224,83 @@ fn the_return_of_a_participant_is_not_held_up_by_what_has_ended() {
     for _ in 0..3 {
         s.begin().enlist(1).enlist(2).rollback().done(1).done(2);
     }
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided).votes_commit(1).votes_commit(2);
+    s.flushed().take_text();
+    s.attach(1);
+    assert!(s.take_text().contains("send p1 commit"));
+}
+
+/// What a transaction sends to a participant within ten seconds, by its words.
+fn sent_in_ten_seconds(s: &mut Script, words: &str) -> usize {
+    let end = s.now.plus(10_000);
+    s.take_text();
+    while s.coordinator.deadline().is_some_and(|at| at <= end) {
+        s.next_deadline();
+    }
+    s.take_text().matches(words).count()
+}
+
+/// A participant that asks for itself is left to ask; any other is sent its rollback for ever.
+#[test]
+fn who_never_asks_is_told_to_roll_back_until_it_answers() {
+    for (inquires, left_to_ask) in [(true, true), (false, false)] {
+        let mut s = Script::new("");
+        s.begin();
+        let asks = enlistment(&s, "p1", "r1");
+        let branch = s.branch(1);
+        assert_eq!(refusal(&mut s, Enlistment { branch, inquires, ..asks }), None);
+        s.rollback();
+        let sent = sent_in_ten_seconds(&mut s, "send p1 rollback");
+        assert_eq!(sent > 8, !left_to_ask, "{sent}");
+        assert_eq!(s.state() == "forgotten", left_to_ask);
+    }
+}
+
+/// A participant that still reports gets another one; nothing else keeps a finished one awake.
+#[test]
+fn a_forget_is_sent_a_bounded_number_of_times() {
+    let few = Limits { forget_tries_max: 3, ..limits() };
+    let heuristic = || {
+        let mut s = Script::with_limits("", few.clone());
+        s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+        s.votes_commit(1).votes_commit(2).flushed();
+        s.acknowledges(1, Done::Heuristic(BranchResult::RolledBack), "by hand");
+        s.done(2);
+        s
+    };
+    let mut s = heuristic();
+    s.flushed();
+    assert_eq!(sent_in_ten_seconds(&mut s, "send p1 forget"), 3);
+    let outcomes_only = s.coordinator.deadline();
+    let mut s = heuristic();
+    s.flushed().acknowledges(1, Done::Forgotten, "");
+    assert_eq!(sent_in_ten_seconds(&mut s, "send"), 0);
+    assert_eq!(s.coordinator.deadline(), outcomes_only);
+}
+
+/// One retry rule: whatever else happens to a transaction, its next try stays when it is.
+#[test]
+fn a_heuristic_branch_makes_the_others_no_busier() {
+    let sent_to_the_other = |heuristic: bool| {
+        let mut s = Script::new("");
+        s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+        s.votes_commit(1).votes_commit(2).flushed().wait_ms(10);
+        if heuristic {
+            s.acknowledges(1, Done::Heuristic(BranchResult::RolledBack), "by hand").flushed();
+            s.acknowledges(1, Done::Forgotten, "");
+        } else {
+            s.done(1);
+        }
+        sent_in_ten_seconds(&mut s, "send p2 commit")
+    };
+    assert_eq!(sent_to_the_other(true), sent_to_the_other(false));
+}
+
+/// A place in the window is for something that was sent.
+#[test]
+fn a_transaction_that_waits_for_nothing_takes_no_place_in_the_window() {
+    let mut s = Script::with_limits("", Limits { redrive_window: 1, ..limits() });
+    s.begin().enlist(1);
     s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided).votes_commit(1).votes_commit(2);
     s.flushed().take_text();
     s.attach(1);

@@ -76,15 +76,35 @@ const EVENTS: [(&str, Step); 20] = [
     ("time-out", |s| s.wait_ms(2_000)),
 ];
 
+/// How each branch looks to people, and whether its answer is awaited.
+fn branches(s: &Script) -> Vec<String> {
+    let Some(transaction) = s.coordinator.transaction(&s.gtrid()) else { return Vec::new() };
+    let pending: Vec<_> = transaction.pending().map(|branch| branch.bqual).collect();
+    let decision = transaction.decision();
+    let one = |branch: &unanimous_core::coordinator::Branch| {
+        let awaited = if pending.contains(&branch.bqual) { " (awaited)" } else { "" };
+        let forget = if branch.forget_pending { " (to forget)" } else { "" };
+        format!("{:?}{awaited}{forget}", branch.state(decision))
+    };
+    transaction.branches.iter().map(one).collect()
+}
+
 #[test]
 fn b_05_every_coordinator_state_against_every_event() {
     let mut table = String::new();
     for state in State::ALL {
         for (name, step) in EVENTS {
             let mut s = in_state(state);
+            let before = branches(&s);
             step(&mut s);
             let next = s.state();
-            let next = if next == format!("{state:?}") { "same".to_owned() } else { next };
+            let mut next = if next == format!("{state:?}") { "same".to_owned() } else { next };
+            let after = branches(&s);
+            for (number, changed) in (1..).zip(&after) {
+                if before.get(number - 1) != Some(changed) {
+                    write!(next, ", {number} {changed}").unwrap();
+                }
+            }
             let text = s.take_text();
             let actions: Vec<_> =
                 text.lines().filter(|line| line.starts_with("  ")).map(str::trim).collect();

@@ -380,10 +380,8 @@ impl Coordinator {
         }
         let remembered = self.outcomes.get(&id.gtrid);
         let decision = match remembered {
-            Some(remembered) if remembered.outcome == Outcome::Committed => {
-                let named = remembered.branches.contains(&id.bqual);
-                if named { Decision::Commit } else { Decision::Rollback }
-            }
+            // That of a rollback names no branch.
+            Some(remembered) if remembered.branches.contains(&id.bqual) => Decision::Commit,
             Some(_) => Decision::Rollback,
             // Whatever the floor: a commit with this branch would not have ended without it.
             None if presume::rollback_for_participant(

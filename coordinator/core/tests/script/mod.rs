@@ -325,6 +325,11 @@ impl Script {
         self.dropped_below
     }
 
+    /// Everything handed to the log.
+    pub(crate) fn records(&self) -> &[Record] {
+        &self.log
+    }
+
     pub(crate) fn records_of_participants(&self) -> usize {
         self.log.iter().filter(|record| matches!(record, Record::Participant { .. })).count()
     }
