@@ -16,9 +16,11 @@ use std::time::Instant;
 /// The simulator's tests, which every mutant has to pass as well.
 pub(crate) const SIMULATION: &str = "unanimous-sim";
 const SCHEDULES: &str = "10000";
-/// A suite that takes this many times as long as without a mutant hangs.
+/// What takes this many times as long as without a mutant hangs.
 const SLOWER_MAX: f64 = 8.0;
 const SECONDS_MIN: f64 = 20.0;
+/// Tests that take less are run together.
+const QUICK_SECONDS_MAX: f64 = 0.3;
 /// What `timeout` says of a command that it had to kill.
 const KILLED: i32 = 128 + 9;
 
@@ -36,9 +38,18 @@ pub(crate) enum Verdict {
     Unviable,
 }
 
-/// How long each suite takes without a mutant; all must pass.
+/// A test, as it is without a mutant: it passes.
+struct Case {
+    suite: Suite,
+    test: String,
+    seconds: f64,
+    /// The switches that it comes to. A mutant of any other place would change nothing in it.
+    reached: BTreeSet<Number>,
+}
+
+/// All tests, the quick ones first: most mutants get no further.
 pub(crate) struct Judge {
-    suites: Vec<(Suite, f64)>,
+    cases: Vec<Case>,
 }
 
 enum Run {
@@ -48,19 +59,26 @@ enum Run {
 }
 
 impl Judge {
-    pub(crate) fn new(suites: Vec<Suite>) -> Result<Self> {
-        let mut timed = Vec::new();
+    /// Runs each test by itself.
+    pub(crate) fn new(suites: Vec<Suite>, work: &Path) -> Result<Self> {
+        let mut cases = Vec::new();
+        let reached_file = work.join("reached");
         for suite in suites {
-            let begun = Instant::now();
-            let passed = matches!(run(&suite, 0, 1_200.0)?, Run::Passed);
-            ensure!(passed, "{} {} fails without any mutant", suite.package, suite.name);
-            let seconds = begun.elapsed().as_secs_f64();
-            eprintln!("{} {}: {seconds:.1} s", suite.package, suite.name);
-            timed.push((suite, seconds));
+            for test in tests(&suite)? {
+                std::fs::write(&reached_file, "")?;
+                let begun = Instant::now();
+                let run = run(&suite, &[&test], 0, 1_200.0, Some(&reached_file))?;
+                ensure!(matches!(run, Run::Passed), "{} {test} fails without a mutant", suite.name);
+                let seconds = begun.elapsed().as_secs_f64();
+                let numbers = std::fs::read_to_string(&reached_file)?;
+                let reached = numbers.lines().filter_map(|line| line.parse().ok()).collect();
+                cases.push(Case { suite: suite.clone(), test, seconds, reached });
+            }
         }
-        // The quick ones first: most mutants get no further.
-        timed.sort_by(|(_, one), (_, other)| one.total_cmp(other));
-        Ok(Self { suites: timed })
+        cases.sort_by(|one, other| one.seconds.total_cmp(&other.seconds));
+        let seconds: f64 = cases.iter().map(|case| case.seconds).sum();
+        eprintln!("{} tests pass in {seconds:.0} s", cases.len());
+        Ok(Self { cases })
     }
 
     /// Finds the verdict on each of the mutants, and tells it at once.
@@ -86,38 +104,68 @@ impl Judge {
     }
 
     fn verdict(&self, number: Number, mutant: &Mutant) -> Result<Verdict> {
-        for (suite, seconds) in &self.suites {
-            if suite.package != mutant.package && suite.package != SIMULATION {
-                continue;
-            }
-            match run(suite, number, (seconds * SLOWER_MAX).max(SECONDS_MIN))? {
+        let (quick, slow): (Vec<&Case>, Vec<&Case>) = self
+            .cases
+            .iter()
+            .filter(|case| case.reached.contains(&number))
+            .filter(|case| case.suite.package == mutant.package || case.suite.package == SIMULATION)
+            .partition(|case| case.seconds < QUICK_SECONDS_MAX);
+        let mut together: BTreeMap<&Path, Vec<&Case>> = BTreeMap::new();
+        for case in quick {
+            together.entry(&case.suite.program).or_default().push(case);
+        }
+        for cases in together.into_values().chain(slow.into_iter().map(|case| vec![case])) {
+            let seconds: f64 = cases.iter().map(|case| case.seconds).sum();
+            let seconds_max = (seconds * SLOWER_MAX).max(SECONDS_MIN);
+            let names: Vec<&str> = cases.iter().map(|case| &*case.test).collect();
+            let by = || format!("{} {}", cases[0].suite.name, names.join(" "));
+            match run(&cases[0].suite, &names, number, seconds_max, None)? {
                 Run::Passed => {}
-                Run::Failed => {
-                    return Ok(Verdict::Caught { by: format!("{} {}", suite.package, suite.name) });
-                }
-                Run::Hung => return Ok(Verdict::TimedOut { in_suite: suite.name.clone() }),
+                Run::Failed => return Ok(Verdict::Caught { by: by() }),
+                Run::Hung => return Ok(Verdict::TimedOut { in_suite: by() }),
             }
         }
         Ok(Verdict::Missed)
     }
 }
 
-fn run(suite: &Suite, number: Number, seconds_max: f64) -> Result<Run> {
-    let status = Command::new("timeout")
+fn tests(suite: &Suite) -> Result<Vec<String>> {
+    let listed = command(suite).args(["--list", "--format=terse"]).output()?;
+    let text = String::from_utf8(listed.stdout)?;
+    Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
+}
+
+fn command(suite: &Suite) -> Command {
+    let mut command = Command::new(&suite.program);
+    command.current_dir(&suite.folder);
+    command
+}
+
+fn run(
+    suite: &Suite,
+    names: &[&str],
+    number: Number,
+    seconds_max: f64,
+    reached: Option<&Path>,
+) -> Result<Run> {
+    let mut command = Command::new("timeout");
+    command
         .args(["--signal=KILL", &format!("{seconds_max:.0}")])
         .arg(&suite.program)
-        .arg("--quiet")
+        .args(["--quiet", "--exact"])
+        .args(names)
         .current_dir(&suite.folder)
         .env("UNANIMOUS_MUTANT", number.to_string())
         .env("UNANIMOUS_SCHEDULES", SCHEDULES)
         .env("INSTA_UPDATE", "no")
-        .env("PROPTEST_FAILURE_PERSISTENCE", "off")
         .env("CARGO_MANIFEST_DIR", &suite.folder)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .context("running timeout (coreutils)")?;
+        .stderr(Stdio::null());
+    if let Some(reached) = reached {
+        command.env("UNANIMOUS_REACHED", reached);
+    }
+    let status = command.status().context("running timeout (coreutils)")?;
     Ok(match status.code() {
         Some(0) => Run::Passed,
         Some(KILLED) => Run::Hung,

@@ -123,7 +123,7 @@ impl Bench<'_> {
         let (single, switched): (BTreeMap<_, _>, BTreeMap<_, _>) =
             ours.into_iter().partition(|(number, _)| left_out.contains(number));
         let journal = Mutex::new(journal);
-        Judge::new(suites)?.judge(&switched, jobs, &journal)?;
+        Judge::new(suites, self.work)?.judge(&switched, jobs, &journal)?;
         judge::one_by_one(self.root, self.work, &single, &tested, &journal)?;
         Ok(journal.into_inner().expect("no worker panics"))
     }

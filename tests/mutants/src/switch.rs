@@ -16,12 +16,38 @@ pub(crate) type Number = usize;
 pub(crate) const SWITCH: &str = r#"
 #[doc(hidden)]
 pub mod mutant {
-    #![allow(missing_docs)]
+    #![allow(missing_docs, clippy::disallowed_types, clippy::disallowed_methods)]
+    use std::io::Write as _;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Mutex, OnceLock};
+
+    struct Switches {
+        active: usize,
+        reached: Option<(Mutex<std::fs::File>, Vec<AtomicBool>)>,
+    }
+
+    fn switches() -> Switches {
+        let active = std::env::var("UNANIMOUS_MUTANT").ok();
+        let file = std::env::var("UNANIMOUS_REACHED").ok().map(|path| {
+            Mutex::new(std::fs::File::options().append(true).create(true).open(path).unwrap())
+        });
+        let flags = || (0..10_000).map(|_| AtomicBool::new(false)).collect();
+        Switches {
+            active: active.and_then(|text| text.parse().ok()).unwrap_or(0),
+            reached: file.map(|file| (file, flags())),
+        }
+    }
+
     pub fn on(number: usize) -> bool {
-        static ACTIVE: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-        *ACTIVE.get_or_init(|| {
-            std::env::var("UNANIMOUS_MUTANT").ok().and_then(|text| text.parse().ok()).unwrap_or(0)
-        }) == number
+        static SWITCHES: OnceLock<Switches> = OnceLock::new();
+        let switches = SWITCHES.get_or_init(switches);
+        if let Some((file, flags)) = &switches.reached
+            && !flags[number].swap(true, Ordering::Relaxed)
+        {
+            let line = format!("{number}\n");
+            file.lock().unwrap().write_all(line.as_bytes()).unwrap();
+        }
+        switches.active == number
     }
 }
 "#;

@@ -222,16 +222,16 @@ fn blame(
     left_out: &mut BTreeSet<Number>,
 ) {
     let Some(switched) = switched.get(file) else { return };
-    let touched = switched
+    let touched: Vec<Number> = switched
         .places
         .iter()
         .filter(|(place, _)| place.start < at.end && at.start < place.end)
-        .map(|(_, number)| *number);
-    let before = left_out.len();
-    left_out.extend(touched);
-    if left_out.len() == before {
+        .map(|(_, number)| *number)
+        .collect();
+    if touched.is_empty() {
         // Both sides of a choice must have one type: the error is in the other side, just after.
         let nearest = switched.places.iter().filter(|(place, _)| place.end <= at.start);
         left_out.extend(nearest.max_by_key(|(place, _)| place.end).map(|(_, number)| *number));
     }
+    left_out.extend(touched);
 }
