@@ -243,3 +243,81 @@ impl Edits<'_> {
         (written, places)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The mutant that makes `what`, within `place`, into `replacement`.
+    fn mutant(source: &str, genre: Genre, place: &str, what: &str, replacement: &str) -> Mutant {
+        let start = source.find(place).unwrap() + place.find(what).unwrap();
+        Mutant {
+            name: String::new(),
+            package: String::new(),
+            file: String::new(),
+            genre,
+            span: start..start + what.len(),
+            replacement: replacement.to_owned(),
+            line: String::new(),
+        }
+    }
+
+    fn switched_text(source: &str, mutants: &[Mutant]) -> Switched {
+        let numbered: Vec<_> = (1..).zip(mutants).collect();
+        switched(source, &numbered, "on").unwrap()
+    }
+
+    #[test]
+    fn an_operator_becomes_a_choice_and_outer_ones_hold_inner_ones() {
+        let source = "fn f(a: bool, b: u8) -> bool { a && !(b == 1) }";
+        let text = switched_text(
+            source,
+            &[
+                mutant(source, Genre::BinaryOperator, "a && !", "&&", "||"),
+                mutant(source, Genre::BinaryOperator, "b == 1", "==", "!="),
+                mutant(source, Genre::UnaryOperator, "!(", "!", ""),
+                mutant(source, Genre::FnValue, "a && !(b == 1)", "a && !(b == 1)", "true"),
+            ],
+        )
+        .text;
+        let expected = "fn f(a: bool, b: u8) -> bool { if on(4) { return true; } \
+            (if on(1) { a || !(b == 1) } else { \
+            a && (if on(3) { (b == 1) } else { \
+            !((if on(2) { b != 1 } else { b == 1 })) }) }) }";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn an_arm_is_taken_out_by_its_guard() {
+        let source = "fn f(a: u8) -> u8 { match a { 0 => 1, n if n > 7 => 2, _ => 3 } }";
+        let text = switched_text(
+            source,
+            &[
+                mutant(source, Genre::MatchArm, "0 => 1,", "0 => 1,", ""),
+                mutant(source, Genre::MatchArm, "n if n > 7 => 2,", "n if n > 7 => 2,", ""),
+                mutant(source, Genre::MatchArmGuard, "n > 7 =", "n > 7", "true"),
+            ],
+        )
+        .text;
+        let expected = "fn f(a: u8) -> u8 { match a { 0 if !on(1) => 1, \
+            n if !on(2) && ((if on(3) { true } else { n > 7 })) => 2, _ => 3 } }";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn each_mutant_is_found_again_where_it_stands() {
+        let source = "fn f(s: S) -> S { S { a: 1, ..s } }";
+        let field = mutant(source, Genre::StructField, "a: 1,", "a: 1,", "");
+        let switched = switched_text(source, &[field]);
+        let (place, number) = &switched.places[0];
+        assert_eq!((&switched.text[place.clone()], *number), ("if on(1) { S {  ..s } } else ", 1));
+    }
+
+    #[test]
+    fn what_binds_names_has_no_place_for_a_switch() {
+        let source =
+            "fn f(a: Option<u8>) -> bool { if let Some(n) = a && n > 1 { true } else { false } }";
+        let and = mutant(source, Genre::BinaryOperator, "a && n", "&&", "||");
+        assert_eq!(switched_text(source, &[and]).unplaced, BTreeSet::from([1]));
+    }
+}

@@ -44,7 +44,7 @@ impl Sources {
     /// A number that changes with whatever the outcome of a mutant depends on.
     pub(crate) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        let parts = ["coordinator/core/", "recovery/", "tests/sim/", "tests/mutants/", ".cargo/"];
+        let parts = ["coordinator/core/", "recovery/", "tests/sim/", ".cargo/"];
         let matters = |path: &str| {
             path == "Cargo.lock"
                 || path == "Cargo.toml"
