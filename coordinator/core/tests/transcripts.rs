@@ -316,6 +316,23 @@ fn regression_an_outcome_is_kept_while_a_branch_may_report_again() {
     s.check("regression_kept");
 }
 
+/// Found by the simulator: the other branch was never told to forget, and reported for ever.
+#[test]
+fn regression_a_contradiction_after_the_end_leaves_the_other_branches_to_their_outcome() {
+    let mut s = Script::new(
+        "Both decided alone, as decided, and it has ended; one of them says something else then.",
+    );
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.votes_commit(1).votes_commit(2).flushed();
+    s.acknowledges(1, Done::Heuristic(BranchResult::Committed), "by hand");
+    s.acknowledges(2, Done::Heuristic(BranchResult::Committed), "by hand").flushed();
+    s.acknowledges(1, Done::Heuristic(BranchResult::Mixed), "by hand").flushed();
+    s.acknowledges(2, Done::Heuristic(BranchResult::Committed), "by hand").flushed();
+    s.acknowledges(2, Done::Forgotten, "").flushed();
+    s.acknowledges(2, Done::Heuristic(BranchResult::RolledBack), "by hand").flushed();
+    s.check("regression_other_branches");
+}
+
 /// Found by the simulator: a late repeat of the commit met a resource without its proof.
 #[test]
 fn regression_a_late_hazard_about_an_ended_transaction_invents_nothing() {

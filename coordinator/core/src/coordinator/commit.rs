@@ -138,6 +138,10 @@ impl Coordinator {
             (None, Answer::Acknowledged { done, detail }) => {
                 self.on_acknowledged_without_record(now, from, resource, id, done, &detail);
             }
+            // Listed again after its end, without this branch.
+            (Some(false), Answer::Acknowledged { done, detail }) if self.remembers(&id) => {
+                self.on_acknowledged_without_record(now, from, resource, id, done, &detail);
+            }
             (Some(false), Answer::Acknowledged { done: Done::Heuristic(result), detail }) => {
                 self.on_heuristic_of_unnamed(now, from, resource, id, result, &detail);
             }

@@ -353,7 +353,8 @@ impl Coordinator {
         self.take_result(now, id);
     }
 
-    /// A late answer to a transaction that is not in the table. Only a branch that decided alone
+    /// A late answer to a transaction that is not in the table, or is there again without this
+    /// branch. Only a branch that decided alone
     /// matters: if that contradicts the outcome it is recorded now, and nothing is invented where
     /// the outcome is not known.
     pub(super) fn on_acknowledged_without_record(
@@ -397,7 +398,7 @@ impl Coordinator {
                 return;
             }
         };
-        let branch = alone(from, resource, id, result, detail);
+        let branch = alone(from.clone(), resource, id, result, detail);
         let matches = matches!(
             (decision, result),
             (Decision::Commit, BranchResult::Committed)
@@ -416,6 +417,12 @@ impl Coordinator {
             }
             self.awaited.insert(lsn, Awaited::Matched(branch.route(), id));
             return;
+        }
+        if let Some(listed) = self.transactions.get_mut(&id.gtrid) {
+            listed.branches.push(branch);
+            listed.version += 1;
+            self.concern(&from, id.gtrid);
+            return self.take_result(now, id);
         }
         // It will report again; the table stays bounded whatever a participant claims.
         if self.transactions.len() >= self.limits.transactions_max {

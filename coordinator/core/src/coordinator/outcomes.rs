@@ -2,7 +2,7 @@
 
 use super::{Awaited, Coordinator, Item, Limits, Remembered, State};
 use crate::Millis;
-use crate::id::{Bqual, Gtrid, Owner};
+use crate::id::{Bqual, BranchId, Gtrid, Owner};
 use crate::museum::{Bug, on};
 use crate::outcome::Outcome;
 use crate::record::Record;
@@ -114,6 +114,11 @@ impl Coordinator {
             .collect();
         dropped.iter().for_each(|gtrid| self.drop_outcome(gtrid));
         self.drop_old_outcomes(now);
+    }
+
+    /// Whether the branch is one of phase two of a commit that has ended.
+    pub(super) fn remembers(&self, id: &BranchId) -> bool {
+        self.outcomes.get(&id.gtrid).is_some_and(|kept| kept.branches.contains(&id.bqual))
     }
 
     fn drop_outcome(&mut self, gtrid: &Gtrid) {
