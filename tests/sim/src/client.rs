@@ -203,7 +203,7 @@ impl World {
         let last = at > 0 && at + 1 == client.plan.len();
         let harmless = moves.iter().map(|(_, by)| by).sum::<i64>() == 0;
         self.send(Parcel::Work { who: participant, client: who, number, gtrid, moves });
-        if last && harmless && self.random.chance(self.swarm.client_hurries) {
+        if last && harmless && self.fault(self.swarm.client_hurries) {
             return self.client_ends(who, true);
         }
         // Longer than a participant tries to enlist.
@@ -232,14 +232,14 @@ impl World {
     }
 
     fn client_ends(&mut self, who: usize, commit: bool) {
-        if self.random.chance(self.swarm.kill_client) {
+        if self.fault(self.swarm.kill_client) {
             return self.client_next(who);
         }
         self.clients[who].stage = Stage::Ending { commit };
         self.clients[who].tries = 0;
         self.client_asks_end(who, commit);
         // It may die when it has just asked.
-        if self.random.chance(self.swarm.kill_client) {
+        if self.fault(self.swarm.kill_client) {
             self.client_next(who);
         }
     }

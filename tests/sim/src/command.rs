@@ -7,7 +7,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use crate::museum::{self, Find};
-use crate::{Options, Stop, Totals, run, simulate};
+use crate::subcommands::{Changes, Further, shrink_first};
+use crate::{Options, Stop, Totals, run, simulate_with};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -31,6 +32,11 @@ struct Arguments {
     /// Print everything that happens in the one schedule of `--seed`.
     #[arg(long)]
     trace: bool,
+    #[command(flatten)]
+    changes: Changes,
+    /// Make the first schedule that fails as small as can be.
+    #[arg(long, conflicts_with = "trace")]
+    shrink: bool,
     /// With this bug of the museum.
     #[arg(long)]
     bug: Option<Bug>,
@@ -44,6 +50,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
+    #[command(flatten)]
+    Further(Further),
     /// Puts in one bug of the museum after the other, and looks how many schedules find it.
     Museum {
         /// How many schedules each bug may take.
@@ -78,23 +86,31 @@ pub fn main() -> ExitCode {
     switch_on(arguments.bug);
     // A panic inside a schedule is reported with its seed.
     std::panic::set_hook(Box::new(|_| {}));
-    if let Some(What::Museum { schedules, seed, threads, output }) = arguments.what {
-        return museum(Options { schedules, seed, threads, stop: Stop::Never }, output);
+    match arguments.what {
+        Some(What::Museum { schedules, seed, threads, output }) => {
+            return museum(Options { schedules, seed, threads, stop: Stop::Never }, output);
+        }
+        Some(What::Further(further)) => return further.run(),
+        None => {}
     }
     if arguments.trace {
         return trace(&arguments);
     }
-    let totals = run(Options {
+    let options = Options {
         schedules: arguments.schedules,
         seed: arguments.seed,
         threads: arguments.threads,
         stop: if arguments.stop_at_failure { Stop::Broken } else { Stop::Never },
-    });
+    };
+    if arguments.shrink {
+        return shrink_first(options, arguments.bug.map(Bug::name));
+    }
+    let totals = run(options);
     match arguments.output {
         Output::Text => print_text(&totals),
         Output::Json => print_json(&totals),
     }
-    ExitCode::from(u8::from(totals.failures > 0))
+    ExitCode::from(u8::from(!totals.passed()))
 }
 
 fn print_json(result: &impl serde::Serialize) {
@@ -158,7 +174,7 @@ fn museum(options: Options, output: Output) -> ExitCode {
 }
 
 fn trace(arguments: &Arguments) -> ExitCode {
-    let schedule = simulate(arguments.seed, true);
+    let schedule = simulate_with(arguments.seed, &arguments.changes.script(), true);
     for line in &schedule.trace {
         println!("{line}");
     }
@@ -196,6 +212,14 @@ fn print_text(totals: &Totals) {
             "seed {}, step {}: {}: {}\n  next: sim --seed {} --trace",
             failure.seed, failure.step, failure.invariant, failure.detail, failure.seed
         );
+    }
+    for pair in &totals.coverage.contradicted {
+        println!("coverage: reached, and listed as impossible: {pair:?}");
+    }
+    if totals.must_reach_all() {
+        for pair in &totals.coverage.unreached {
+            println!("coverage: not reached: {pair:?}");
+        }
     }
     println!("{} failures {:?}", totals.failures, totals.found_by);
 }

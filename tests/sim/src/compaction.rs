@@ -24,7 +24,7 @@ pub(super) struct Compaction {
 impl World {
     /// A compaction begins, unless one is under way.
     pub(super) fn maybe_compact(&mut self) {
-        if self.coordinator.compaction.is_some() || !self.random.chance(self.swarm.compact) {
+        if self.coordinator.compaction.is_some() || !self.fault(self.swarm.compact) {
             return;
         }
         let (first, last) = self.coordinator.log.durable();

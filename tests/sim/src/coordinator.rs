@@ -16,7 +16,7 @@ use unanimous_core::{
     Labels, LogId, Lsn, Message, Response, Route, TransactionName,
 };
 
-/// The one log of every simulated world.
+/// The first log of every simulated world.
 const LOG: LogId = LogId { cluster: 1, slot: 1, incarnation: 0x5eed };
 
 /// What happens at the coordinator by itself.
@@ -24,6 +24,8 @@ const LOG: LogId = LogId { cluster: 1, slot: 1, incarnation: 0x5eed };
 pub(super) enum CoordinatorStep {
     /// The process starts and reads its log.
     Read,
+    /// A log that could not be read is mended.
+    Restore,
     /// What was read is synced: the life begins.
     Begin,
     /// The log's thread takes what is queued.
@@ -63,6 +65,7 @@ pub(super) struct CoordinatorNode {
     pub(super) core: Option<Coordinator>,
     pub(super) frozen_until_ms: u64,
     pub(super) disk: LogDisk,
+    pub(super) log_id: LogId,
     pub(super) log: LogQueue,
     /// What was read, until the life begins.
     pub(super) read: Option<Read>,
@@ -82,6 +85,7 @@ impl CoordinatorNode {
             core: None,
             frozen_until_ms: 0,
             disk: LogDisk::new(),
+            log_id: LOG,
             log: LogQueue::new(),
             read: None,
             compaction: None,
@@ -94,6 +98,11 @@ impl CoordinatorNode {
 
     pub(super) fn log_idle(&self) -> bool {
         self.log.idle() && self.compaction.is_none()
+    }
+
+    /// Requests of this life that nobody has answered.
+    pub(super) fn unanswered(&self) -> usize {
+        self.callers.iter().flatten().count()
     }
 
     fn session_of(&self, who: usize) -> Option<u32> {
@@ -130,6 +139,8 @@ impl World {
             node.disk.killed(&mut self.random);
         }
         self.fact(&Fact::CoordinatorGone);
+        self.maybe_rot();
+        self.maybe_new_log();
         for who in 0..self.participants.len() {
             self.participant_notices_end(who);
         }
@@ -144,6 +155,7 @@ impl World {
         self.trace.note(&step);
         match step {
             CoordinatorStep::Read => self.read_log(),
+            CoordinatorStep::Restore => self.restore_log(),
             CoordinatorStep::Begin => self.begin_life(),
             CoordinatorStep::Flush => self.flush(),
             CoordinatorStep::Synced { upto, frame, items } => self.log_synced(upto, frame, items),
@@ -168,8 +180,9 @@ impl World {
         let end = read.end;
         let recovered = self.begin_log(read);
         self.fact(&Fact::Recovered(&recovered));
+        self.show_replay();
         let start = Start {
-            log: LOG,
+            log: self.coordinator.log_id,
             frame: FrameNumber(end.last_frame()),
             next_lsn: Lsn(end.next_lsn()),
             unix_seconds: self.wall_clock(),
@@ -180,7 +193,7 @@ impl World {
         self.trace.line(|| format!("coordinator's life {start:?}"));
         self.carry_out();
         if self.swarm.space > 0 || self.stays_low {
-            let low = self.stays_low || self.random.chance(300);
+            let low = self.stays_low || self.fault(300);
             self.space(low);
         }
     }
@@ -219,6 +232,10 @@ impl World {
                 self.coordinate(Event::Requested { by, request: Request::Enlist(enlistment) });
             }
             Up::Answer { branch, answer } => {
+                // As the server: what a session says of others' branches goes no further.
+                if !self.participants[who].owns(&branch) {
+                    return;
+                }
                 self.coordinate(Event::Answered { from: name, resource, branch, answer });
             }
             Up::Inquire { branch } => {
@@ -248,15 +265,23 @@ impl World {
                 (Some(gtrid), Request::Resolve { gtrid, expected_branches, wait })
             }
         };
-        // Where a client asks, a person who waits for the same transaction may be at work, too.
-        let asked = matches!(request, Request::Resolve { .. });
-        let retry = gtrid.filter(|_| asked && self.random.chance(250));
         let by = self.caller(Caller::Client { who, number, gtrid });
         self.coordinate(Event::Requested { by, request });
-        if let Some(gtrid) = retry.filter(|_| self.coordinator.core.is_some()) {
-            let by = self.caller(Caller::Operator);
-            self.coordinate(Event::Requested { by, request: Request::Retry { gtrid } });
+        if self.random.chance(60) {
+            self.operator_retries();
         }
+    }
+
+    /// A person may be at work at any time, on any transaction, also on one that never was.
+    fn operator_retries(&mut self) {
+        let begun = self.ledger.transactions.len() as u64;
+        let newest = self.random.below(begun + 1).min(self.random.below(begun + 1));
+        let at = usize::try_from(begun - newest).unwrap_or(0);
+        let known = self.ledger.transactions.get(at).map(|transaction| transaction.gtrid);
+        let Some(core) = &self.coordinator.core else { return };
+        let gtrid = known.unwrap_or_else(|| Gtrid::new(core.owner(), u64::MAX, 0));
+        let by = self.caller(Caller::Operator);
+        self.coordinate(Event::Requested { by, request: Request::Retry { gtrid } });
     }
 
     fn caller(&mut self, caller: Caller) -> CallerId {
@@ -283,10 +308,11 @@ impl World {
         let behind = core.log_behind();
         let deadline = core.deadline();
         let rate = self.rate_of_death(self.swarm.kill_coordinator);
-        let dies_after =
-            self.random.chance(rate).then(|| self.random.below(actions.len() as u64 + 1));
+        let dies_after = self.fault(rate).then(|| self.random.below(actions.len() as u64 + 1));
+        let mut dies = dies_after.is_some();
         for (done, action) in (0..).zip(actions.drain(..)) {
-            if dies_after.is_some_and(|last| done >= last) {
+            if dies_after.is_some_and(|last| done >= last) || self.dies_here(Node::Coordinator) {
+                dies = true;
                 break;
             }
             self.trace.note(&action);
@@ -296,14 +322,14 @@ impl World {
         if behind {
             self.violate("L10", "the coordinator believes its log went back in time".to_owned());
         }
-        if dies_after.is_some() {
+        if dies {
             return self.kill_coordinator();
         }
         if let Some(deadline) = deadline {
             self.tick_coordinator_at(deadline.0.max(self.now_ms));
         }
         self.maybe_compact();
-        if self.random.chance(self.swarm.space) {
+        if self.fault(self.swarm.space) {
             self.coordinator_later(0, CoordinatorStep::Space { low: true });
         }
         self.maybe_freeze(Node::Coordinator);
@@ -366,7 +392,8 @@ impl World {
                     Verdict::Rollback => Some(Decision::Rollback),
                     Verdict::Wait | Verdict::LeaveAlone => None,
                 };
-                if let Some(decision) = decision {
+                // Who asks about a branch of another is told something, and it means nothing.
+                if let Some(decision) = decision.filter(|_| self.participants[who].owns(&branch)) {
                     self.fact(&Fact::Told(branch, decision));
                 }
                 self.send_down(who, Down::Verdict { branch, verdict });
@@ -449,6 +476,9 @@ fn cover(coverage: &mut Coverage, core: &Coordinator, event: &Event) {
 }
 
 fn cover_all(coverage: &mut Coverage, core: &Coordinator, event: &Event) {
+    if core.transactions_len() == 0 {
+        coverage.coordinator(None, event);
+    }
     for (_, transaction) in core.transactions(None) {
         coverage.coordinator(Some(transaction.state()), event);
     }

@@ -29,7 +29,7 @@ const COORDINATOR_EVENTS: [&str; 20] = [
     "space_changed",
     "retried",
 ];
-const COORDINATOR_STATES: [&str; 9] = [
+const COORDINATOR_STATES: [&str; 11] = [
     "none",
     "active",
     "marked_rollback",
@@ -39,6 +39,8 @@ const COORDINATOR_STATES: [&str; 9] = [
     "committing",
     "rolling_back",
     "heuristic",
+    "last_resource_in_doubt",
+    "prepared",
 ];
 const PARTICIPANT_EVENTS: [&str; 11] = [
     "joined",
@@ -55,6 +57,98 @@ const PARTICIPANT_EVENTS: [&str; 11] = [
 ];
 const PARTICIPANT_STATES: [&str; 7] =
     ["none", "active", "preparing", "prepared", "committing", "rolling_back", "heuristic"];
+
+/// Pairs that cannot be, or cannot be yet.
+struct Rule {
+    states: &'static [&'static str],
+    events: &'static [&'static str],
+    reason: &'static str,
+}
+
+const COORDINATOR_RULES: &[Rule] = &[
+    Rule {
+        states: &["last_resource_in_doubt"],
+        events: &COORDINATOR_EVENTS,
+        reason: "not built yet: a last resource (protocol.md section 5)",
+    },
+    Rule {
+        states: &["prepared"],
+        events: &COORDINATOR_EVENTS,
+        reason: "not built yet: a subordinate coordinator (protocol.md section 4)",
+    },
+    Rule {
+        states: &COORDINATOR_STATES,
+        events: &["lease_lost"],
+        reason: "not built yet: transactions under a lease of the client (section 8)",
+    },
+    Rule {
+        states: &COORDINATOR_STATES,
+        events: &["fenced"],
+        reason: "not built yet: a replicated log (section 10)",
+    },
+    Rule {
+        states: &COORDINATOR_STATES,
+        events: &["last_resource_answered"],
+        reason: "not built yet: a last resource (section 5)",
+    },
+    Rule {
+        states: &COORDINATOR_STATES,
+        events: &[
+            "force_rollback",
+            "force_commit",
+            "assert_branch",
+            "abandon_branch",
+            "mark_resolved",
+        ],
+        reason: "not built yet: operator acts but retry (section 7)",
+    },
+];
+
+const PARTICIPANT_RULES: &[Rule] = &[Rule {
+    states: &["committing"],
+    events: &["rollback"],
+    reason: "nobody is told both: a decision is not reversed, and a commit in one phase leaves \
+             nothing to be rolled back from (AC2)",
+}];
+
+/// A pair that a run cannot reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Impossible {
+    /// Whose: `coordinator` or `participant`.
+    pub side: &'static str,
+    /// The state.
+    pub state: &'static str,
+    /// The event.
+    pub event: &'static str,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// A pair of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Pair {
+    /// Whose: `coordinator` or `participant`.
+    pub side: &'static str,
+    /// The state.
+    pub state: &'static str,
+    /// The event.
+    pub event: &'static str,
+}
+
+fn impossible() -> Vec<Impossible> {
+    let sides = [("coordinator", COORDINATOR_RULES), ("participant", PARTICIPANT_RULES)];
+    let rules = sides.iter().flat_map(|(side, rules)| rules.iter().map(move |rule| (*side, rule)));
+    let mut all: Vec<Impossible> = rules
+        .flat_map(|(side, Rule { states, events, reason })| {
+            states.iter().flat_map(move |state| {
+                events.iter().map(move |event| Impossible { side, state, event, reason })
+            })
+        })
+        .collect();
+    all.sort();
+    all.dedup_by_key(|pair| (pair.side, pair.state, pair.event));
+    all
+}
 
 /// Counts of (state, event) pairs, of the coordinator and of participants.
 #[derive(Clone, Debug)]
@@ -80,6 +174,12 @@ type Table = BTreeMap<&'static str, BTreeMap<&'static str, u64>>;
 pub struct CoverageTable {
     coordinator: Table,
     participant: Table,
+    /// Neither reached nor listed as impossible.
+    pub unreached: Vec<Pair>,
+    /// Listed as impossible.
+    pub impossible: Vec<Impossible>,
+    /// Listed as impossible, and reached all the same.
+    pub contradicted: Vec<Impossible>,
 }
 
 impl Coverage {
@@ -104,10 +204,32 @@ impl Coverage {
             let row = |counts: &[u64; E]| events.iter().copied().zip(*counts).collect();
             states.iter().copied().zip(counts.iter().map(row)).collect()
         }
-        CoverageTable {
-            coordinator: table(&COORDINATOR_STATES, &COORDINATOR_EVENTS, &self.coordinator),
-            participant: table(&PARTICIPANT_STATES, &PARTICIPANT_EVENTS, &self.participant),
+        let coordinator = table(&COORDINATOR_STATES, &COORDINATOR_EVENTS, &self.coordinator);
+        let participant = table(&PARTICIPANT_STATES, &PARTICIPANT_EVENTS, &self.participant);
+        let impossible = impossible();
+        let pairs = [("coordinator", &coordinator), ("participant", &participant)]
+            .into_iter()
+            .flat_map(|(side, table)| table.iter().map(move |(state, row)| (side, *state, row)))
+            .flat_map(|(side, state, row)| {
+                row.iter().map(move |(event, count)| (Pair { side, state, event }, *count))
+            });
+        let listed = |pair: &Pair| {
+            impossible
+                .iter()
+                .find(|listed| {
+                    (listed.side, listed.state, listed.event) == (pair.side, pair.state, pair.event)
+                })
+                .copied()
+        };
+        let (mut unreached, mut contradicted) = (Vec::new(), Vec::new());
+        for (pair, count) in pairs {
+            match (listed(&pair), count) {
+                (None, 0) => unreached.push(pair),
+                (Some(listed), 1..) => contradicted.push(listed),
+                (None, _) | (Some(_), 0) => {}
+            }
         }
+        CoverageTable { coordinator, participant, unreached, impossible, contradicted }
     }
 
     pub(super) fn coordinator(&mut self, state: Option<State>, event: &Event) {

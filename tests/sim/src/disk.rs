@@ -2,7 +2,8 @@
 //!
 //! Items are appended and synced in order, as a log does. What is not yet appended is the process's
 //! own buffer and dies with it. A killed process leaves the page cache; a power loss keeps the
-//! platter and any prefix of the rest.
+//! platter and of the rest what it likes: any prefix whole, and of what follows any sectors, down
+//! to a later item behind one that is lost.
 
 use super::random::Random;
 
@@ -59,21 +60,32 @@ impl<T> Disk<T> {
         }
     }
 
-    /// The machine lost power. `tear` spoils the first item that did not wholly reach the platter,
-    /// if it is read.
+    /// The machine lost power. `tear` spoils an item that did not wholly reach the platter.
     pub(super) fn power_lost(
         &mut self,
         random: &mut Random,
-        tear: impl FnOnce(&mut T, &mut Random),
+        mut tear: impl FnMut(&mut T, &mut Random),
     ) {
         let unsynced = self.items.len() - self.durable;
         let kept = random.below(unsynced as u64 + 1);
         let whole = self.durable + usize::try_from(kept).unwrap_or(0);
-        let torn = whole < self.items.len() && random.chance(300);
-        self.items.truncate(whole + usize::from(torn));
-        if torn && let Some(item) = self.items.last_mut() {
-            tear(item, random);
+        let rest = self.items.len() - whole;
+        if rest == 0 || random.chance(500) {
+            return self.items.truncate(whole);
         }
+        // The file is as long as if they had been written.
+        let found = 1 + usize::try_from(random.below(rest as u64)).unwrap_or(0);
+        self.items.truncate(whole + found);
+        for (at, item) in self.items[whole..].iter_mut().enumerate() {
+            if at == 0 || random.chance(500) {
+                tear(item, random);
+            }
+        }
+    }
+
+    /// All of them, to be spoilt or mended where they lie.
+    pub(super) fn items_mut(&mut self) -> &mut [T] {
+        &mut self.items
     }
 }
 
@@ -82,22 +94,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_power_loss_keeps_the_platter_and_a_prefix_of_the_rest() {
+    fn a_power_loss_keeps_the_platter_and_some_of_the_rest() {
         let mut lengths = std::collections::BTreeSet::new();
-        let mut torn = 0;
+        let (mut torn, mut behind) = (0, 0);
         for seed in 0..200 {
             let mut disk = Disk::new();
             (0..3).for_each(|item| disk.write(item));
             assert_eq!(disk.synced(1), [0]);
             (3..5).for_each(|item| disk.write(item));
             disk.power_lost(&mut Random::new(seed), |item, _| *item = 99);
-            let whole: Vec<_> = disk.items().iter().copied().filter(|item| *item != 99).collect();
-            torn += disk.items().len() - whole.len();
+            let read = disk.items();
+            let whole: Vec<_> = read.iter().copied().take_while(|item| *item != 99).collect();
+            torn += usize::from(whole.len() < read.len());
+            behind += read[whole.len()..].iter().filter(|item| **item != 99).count();
             assert_eq!(whole, [0, 1, 2, 3, 4][..whole.len()], "seed {seed}");
             lengths.insert(whole.len());
         }
         assert_eq!(lengths.into_iter().collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
-        assert!(torn > 10);
+        assert!(torn > 10 && behind > 10, "{torn} torn, {behind} behind them");
     }
 
     #[test]

@@ -9,6 +9,15 @@ impl World {
         if self.healed || self.deaths >= self.swarm.deaths_max { 0 } else { permille }
     }
 
+    /// The node's process dies.
+    pub(super) fn kill(&mut self, node: Node) {
+        match node {
+            Node::Coordinator => self.kill_coordinator(),
+            Node::Participant(who) | Node::Store(who) => self.kill_participant(who),
+            Node::Client(_) => {}
+        }
+    }
+
     /// The process dies, perhaps with its machine, and is started again some time later.
     pub(super) fn kill_coordinator(&mut self) {
         let (power, delay_ms) = self.death(Node::Coordinator);
@@ -41,7 +50,7 @@ impl World {
 
     pub(super) fn death(&mut self, node: Node) -> (bool, u64) {
         self.deaths += 1;
-        let power = self.random.chance(self.swarm.power_loss);
+        let power = self.death_is_power_loss();
         self.power_losses += u64::from(power);
         let delay_ms = match self.random.pick(&[0, 0, 1, 2]) {
             0 => self.random.between(1, 50),
@@ -57,7 +66,7 @@ impl World {
 
     /// The process may be stopped for a while, with all that it knows growing old.
     pub(super) fn maybe_freeze(&mut self, node: Node) {
-        if self.healed || !self.random.chance(self.swarm.freeze) {
+        if self.healed || !self.fault(self.swarm.freeze) {
             return;
         }
         let until = self.now_ms + self.random.between(5, 4_000);
@@ -114,6 +123,9 @@ impl World {
             &mut swarm.cut_link,
             &mut swarm.decides_alone,
             &mut swarm.compact,
+            &mut swarm.misbehave,
+            &mut swarm.rot,
+            &mut swarm.new_log,
         ] {
             *rate = 0;
         }

@@ -18,6 +18,9 @@ pub(super) const UNIX_SECONDS: u64 = 1_790_000_000;
 /// How long a lazy record waits for company.
 const LAZY_MS: u64 = 50;
 
+/// What a disk writes at once, or not at all.
+const SECTOR_BYTES: usize = 512;
+
 /// Where an empty log starts.
 const START: ChainStart = ChainStart { number: 1, previous_crc: 0, first_lsn: 1 };
 
@@ -53,6 +56,8 @@ pub(super) struct LogDisk {
     /// By frame: removed. A power loss may bring back those whose removal was not synced.
     removed: Vec<bool>,
     removed_unsynced: Vec<u64>,
+    /// Flipped bits: the frame's index, the byte, the bits.
+    rotted: Vec<(usize, usize, u8)>,
 }
 
 impl LogQueue {
@@ -103,6 +108,28 @@ fn place(chain: &Chain) -> ChainStart {
     }
 }
 
+/// Of each sector of a frame that was not synced: what was written, nothing, or what was there
+/// before. The file may also be shorter.
+fn tear(frame: &mut Vec<u8>, old: &[u8], random: &mut Random) {
+    let mut end = usize::try_from(random.below(SECTOR_BYTES as u64)).unwrap_or(0);
+    let mut begin = 0;
+    while begin < frame.len() {
+        end = end.min(frame.len());
+        match random.below(5) {
+            0 | 1 => {}
+            2 | 3 => frame[begin..end].fill(0),
+            _ => {
+                let before = old.iter().skip(begin).chain(std::iter::repeat(&0));
+                frame[begin..end].iter_mut().zip(before).for_each(|(byte, old)| *byte = *old);
+            }
+        }
+        if random.chance(100) {
+            return frame.truncate(begin);
+        }
+        (begin, end) = (end, end + SECTOR_BYTES);
+    }
+}
+
 impl LogDisk {
     pub(super) fn new() -> Self {
         Self {
@@ -111,6 +138,7 @@ impl LogDisk {
             start_durable: START,
             removed: Vec::new(),
             removed_unsynced: Vec::new(),
+            rotted: Vec::new(),
         }
     }
 
@@ -119,10 +147,10 @@ impl LogDisk {
     }
 
     pub(super) fn power_lost(&mut self, random: &mut Random) {
-        self.frames.power_lost(random, |frame, random| {
-            let sector = frame.len() / 2 + usize::try_from(random.below(8)).unwrap_or(0);
-            frame.truncate(sector.min(frame.len().saturating_sub(1)));
-        });
+        let frames = self.frames.written() as u64;
+        let old = usize::try_from(random.below(frames)).ok();
+        let old = old.and_then(|at| self.frames.items().get(at)).cloned().unwrap_or_default();
+        self.frames.power_lost(random, |frame, random| tear(frame, &old, random));
         for number in std::mem::take(&mut self.removed_unsynced) {
             if random.chance(500) {
                 self.set_removed(number, false);
@@ -134,6 +162,38 @@ impl LogDisk {
         self.start_durable = self.start;
     }
 
+    /// Flips a few bits of a durable frame that a reader needs. Tells which frame.
+    pub(super) fn rot(&mut self, random: &mut Random) -> Option<u64> {
+        let durable = self.frames.durable() as u64;
+        let first = self.start.number.max(self.start_durable.number);
+        let number = (first <= durable).then(|| random.between(first, durable))?;
+        let index = usize::try_from(number - 1).ok()?;
+        let length = self.frames.items().get(index)?.len() as u64;
+        for _ in 0..random.between(1, 3) {
+            let byte = usize::try_from(random.below(length)).unwrap_or(0);
+            let bits = 1_u8 << random.below(8);
+            if !self.rotted.contains(&(index, byte, bits)) {
+                self.rotted.push((index, byte, bits));
+                self.flip(index, byte, bits);
+            }
+        }
+        Some(number)
+    }
+
+    fn flip(&mut self, index: usize, byte: usize, bits: u8) {
+        let frame = self.frames.items_mut().get_mut(index);
+        if let Some(byte) = frame.and_then(|frame| frame.get_mut(byte)) {
+            *byte ^= bits;
+        }
+    }
+
+    /// Undoes all flips.
+    fn restore(&mut self) {
+        for (index, byte, bits) in std::mem::take(&mut self.rotted) {
+            self.flip(index, byte, bits);
+        }
+    }
+
     /// From the chain's start up to the first that is no frame, as the recovery scan does; frames
     /// below the start are skipped.
     fn read(&self) -> Read {
@@ -141,8 +201,11 @@ impl LogDisk {
     }
 
     fn read_from(&self, start: ChainStart, last: u64) -> Read {
-        let end = Chain::at(start);
-        let mut read = Read { recovered: Recovered::default(), end, places: Vec::new() };
+        self.read_onto(Recovered::default(), start, last)
+    }
+
+    fn read_onto(&self, recovered: Recovered, start: ChainStart, last: u64) -> Read {
+        let mut read = Read { recovered, end: Chain::at(start), places: Vec::new() };
         for number in start.number..=last {
             let mut end = read.end;
             let frame = if self.is_removed(number) { None } else { self.frame(number) };
@@ -186,17 +249,56 @@ impl World {
         let disk = &mut self.coordinator.disk;
         let whole = usize::try_from(read.end.last_frame()).unwrap_or(usize::MAX);
         if whole < disk.frames.durable() {
-            let detail = format!("durable frame {} cannot be read", whole + 1);
-            return self.violate("L7", detail);
+            // The start is refused, until its operator has mended the disk.
+            let delay_ms = self.random.between(10, 1_000);
+            self.coordinator_later(delay_ms, CoordinatorStep::Restore);
+            return self.fact(&Fact::Unreadable(whole as u64 + 1));
         }
         disk.frames.cut(whole);
         self.coordinator.read = Some(read);
         let delay_ms = self.random.between(0, 4 * self.swarm.sync_ms);
         self.coordinator_later(delay_ms, CoordinatorStep::Begin);
         // Recovery is killed like everything else.
-        if self.random.chance(4 * self.swarm.kill_coordinator) {
+        if self.fault(4 * self.swarm.kill_coordinator) {
             self.kill_coordinator();
         }
+    }
+
+    /// The frames are again what was written.
+    pub(super) fn restore_log(&mut self) {
+        self.coordinator.disk.restore();
+        self.fact(&Fact::Restored);
+        self.start_coordinator(1);
+    }
+
+    /// Bits flip while the process is down.
+    pub(super) fn maybe_rot(&mut self) {
+        if self.coordinator.disk.rotted.is_empty() && self.fault(self.swarm.rot) {
+            let disk = &mut self.coordinator.disk;
+            if let Some(number) = disk.rot(&mut self.random) {
+                self.fact(&Fact::Rotted(number));
+            }
+        }
+    }
+
+    /// The log's directory is lost with the process: its operator gives it a new, empty one.
+    pub(super) fn maybe_new_log(&mut self) {
+        if self.fault(self.swarm.new_log) {
+            self.coordinator.disk = LogDisk::new();
+            self.coordinator.log_id.incarnation += 1;
+            let log = self.coordinator.log_id;
+            self.fact(&Fact::Restored);
+            self.fact(&Fact::NewLog(log));
+        }
+    }
+
+    /// Shows what the log says, folded once and folded twice over.
+    pub(super) fn show_replay(&mut self) {
+        let disk = &self.coordinator.disk;
+        let last = disk.frames.written() as u64;
+        let once = disk.read_from(disk.start, last).recovered;
+        let twice = disk.read_onto(once.clone(), disk.start, last).recovered;
+        self.fact(&Fact::Replayed(&once, &twice));
     }
 
     /// Makes what was read durable, and goes on removing what lies below the chain's start.
@@ -263,7 +365,7 @@ impl World {
 
     pub(super) fn log_synced(&mut self, upto: Lsn, frame: FrameNumber, items: usize) {
         let records = std::mem::take(&mut self.coordinator.log.under_way);
-        if self.random.chance(self.swarm.fail_sync) {
+        if self.fault(self.swarm.fail_sync) {
             self.trace.line(|| "the log's sync fails".to_owned());
             // The pages are clean now and on no platter: a second sync would succeed and prove
             // nothing.

@@ -149,16 +149,16 @@ impl World {
     pub(super) fn send(&mut self, parcel: Parcel) {
         let link = parcel.link(&self.network);
         let session = parcel.session();
-        if self.random.chance(self.swarm.cut_link) {
+        if self.fault(self.swarm.cut_link) {
             let until = self.now_ms + self.random.between(10, 3_000);
             self.trace.line(|| format!("    link {link} is cut until {until} ms"));
             self.network.cut_until_ms[link] = until;
         }
         let cut = self.network.cut_until_ms[link] > self.now_ms;
-        let lost = cut || self.random.chance(self.swarm.lose);
+        let lost = cut || self.fault(self.swarm.lose);
         if let Some((who, session)) = session {
             let stream = self.swarm.delivery == Delivery::Stream;
-            if (lost && stream) || self.random.chance(self.swarm.break_session) {
+            if (lost && stream) || self.fault(self.swarm.break_session) {
                 self.break_session(who, session);
                 return;
             }
@@ -175,10 +175,10 @@ impl World {
                 *last
             }
             (Delivery::Datagram, Some(_)) => {
-                if self.random.chance(self.swarm.delay) {
+                if self.fault(self.swarm.delay) {
                     delay_ms += self.random.below(10 * self.swarm.timeout_ms.1);
                 }
-                if self.random.chance(self.swarm.double) {
+                if self.fault(self.swarm.double) {
                     let again = self.now_ms + self.random.between(0, 4 * self.swarm.latency_ms);
                     self.queue.push(again, Happening::Arrive(parcel.clone()));
                 }

@@ -7,7 +7,7 @@ use super::swarm::Delivery;
 use super::world::{Happening, Node, World};
 use crate::invariants::Fact;
 use unanimous_core::id::resource_manager;
-use unanimous_core::message::{EnlistRefusal, Enlistment, Vote};
+use unanimous_core::message::{EnlistRefusal, Enlistment, Verdict, Vote};
 use unanimous_core::museum::{Bug, on};
 use unanimous_core::participant::{Action, Event, Order, Participant, Returned, State};
 use unanimous_core::{
@@ -99,8 +99,24 @@ impl ParticipantNode {
         }
     }
 
-    pub(super) fn at_rest(&self) -> bool {
-        self.core.as_ref().is_some_and(|core| core.branches_len() == 0)
+    /// The branch is one of its resource.
+    pub(super) fn owns(&self, branch: &BranchId) -> bool {
+        branch.bqual.resource_manager() == resource_manager(&self.name, &self.resource)
+    }
+
+    /// `orphans`: branches of which the process may know for ever.
+    pub(super) fn at_rest(&self, orphans: &[BranchId]) -> bool {
+        self.core.as_ref().is_some_and(|core| {
+            let left = orphans.iter().filter(|id| core.state(id).is_some()).count();
+            core.branches_len() == left
+        })
+    }
+
+    /// A timer runs, and there is no branch.
+    pub(super) fn idle_timer(&self) -> Option<String> {
+        let core = self.core.as_ref()?;
+        (core.branches_len() == 0 && core.deadline().is_some())
+            .then(|| format!("{} has a timer and no branch", self.name))
     }
 
     /// One life of this process.
@@ -111,8 +127,11 @@ impl ParticipantNode {
         InstanceId(bytes)
     }
 
-    pub(super) fn unfinished(&self, store: &StoreNode) -> Vec<String> {
+    pub(super) fn unfinished(&self, store: &StoreNode, orphans: &[BranchId]) -> Vec<String> {
         let Some(core) = &self.core else { return vec![format!("{} is down", self.name)] };
+        if self.at_rest(orphans) {
+            return Vec::new();
+        }
         let mut unfinished: Vec<String> = self
             .branches
             .iter()
@@ -193,7 +212,7 @@ impl World {
     fn read_bank(&mut self, who: usize) {
         let delay_ms = self.random.between(0, 4 * self.swarm.sync_ms);
         self.participant_later(who, delay_ms, ParticipantStep::Begin);
-        if self.random.chance(self.rate_of_death(4 * self.swarm.kill_participant)) {
+        if self.fault(self.rate_of_death(4 * self.swarm.kill_participant)) {
             self.kill_participant(who);
         }
     }
@@ -292,7 +311,12 @@ impl World {
             }
             Down::Ended(mark) => return self.bank(who).ended(mark.0),
             Down::Enlisted { branch, joined } => return self.enlisted(who, branch, joined),
-            Down::Verdict { branch, verdict } => (branch, Order::Answer(verdict)),
+            Down::Verdict { branch, verdict } => {
+                if verdict == Verdict::LeaveAlone {
+                    self.maybe_end_by_hand(who, branch);
+                }
+                (branch, Order::Answer(verdict))
+            }
             Down::Message { branch, message } => (branch, order(message)),
         };
         let node = &self.participants[who];
@@ -410,7 +434,7 @@ impl World {
         } else if !moves.is_empty() {
             self.fact(&Fact::Worked(branch, moves.iter().map(|(_, by)| by).sum()));
         }
-        if failure.is_none() && self.random.chance(self.swarm.fail_work) {
+        if failure.is_none() && self.fault(self.swarm.fail_work) {
             failure = Some("the work failed");
         }
         let delay_ms = self.random.between(0, 3);
@@ -451,10 +475,11 @@ impl World {
         }
         core.handle(now, event);
         let rate = self.rate_of_death(self.swarm.kill_participant);
-        let dies_after = self.random.chance(rate).then(|| self.random.below(3));
-        let mut done = 0;
+        let dies_after = self.fault(rate).then(|| self.random.below(3));
+        let (mut done, mut dies) = (0, dies_after.is_some());
         while let Some(action) = self.participants[who].core.as_mut().and_then(Participant::poll) {
-            if dies_after == Some(done) {
+            if dies_after == Some(done) || self.dies_here(Node::Participant(who)) {
+                dies = true;
                 break;
             }
             done += 1;
@@ -466,7 +491,7 @@ impl World {
                 Action::Inquire { branch } => self.send_up(who, Up::Inquire { branch }),
             }
         }
-        if dies_after.is_some() {
+        if dies {
             return self.kill_participant(who);
         }
         let deadline = self.participants[who].core.as_ref().and_then(Participant::deadline);
@@ -477,6 +502,7 @@ impl World {
                 self.participant_later(who, at_ms - self.now_ms, ParticipantStep::Tick);
             }
         }
+        self.maybe_lie(who);
         self.maybe_freeze(Node::Participant(who));
     }
 
@@ -484,12 +510,11 @@ impl World {
         match &answer {
             Answer::Voted(vote) => {
                 self.fact(&Fact::Voted(branch, vote));
-                if matches!(vote, Vote::Commit { .. })
-                    && self.random.chance(self.swarm.decides_alone)
-                {
+                if matches!(vote, Vote::Commit { .. }) && self.fault(self.swarm.decides_alone) {
                     let result =
                         self.random.pick(&[BranchResult::Committed, BranchResult::RolledBack]);
-                    let delay_ms = self.random.between(0, 300);
+                    let longest_ms = self.random.pick(&[10, 300]);
+                    let delay_ms = self.random.between(0, longest_ms);
                     let step = ParticipantStep::EndAlone { branch, result };
                     self.participant_later(who, delay_ms, step);
                 }

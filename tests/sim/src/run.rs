@@ -1,6 +1,7 @@
 //! Many schedules on many threads, each schedule on one.
 
 use super::coverage::{Coverage, CoverageTable};
+use super::script::{Points, Script};
 use super::world::{Schedule, World};
 use crate::invariants::Violation;
 use serde::Serialize;
@@ -104,15 +105,45 @@ pub struct Totals {
     pub coverage: CoverageTable,
 }
 
+/// Schedules in which every pair of state and event must come up.
+const REACHES_ALL: u64 = 1_000_000;
+
+impl Totals {
+    /// Every invariant held, no impossible pair was reached, and in a long run every other one was.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        let reached = self.coverage.unreached.is_empty() || !self.must_reach_all();
+        self.failures == 0 && self.coverage.contradicted.is_empty() && reached
+    }
+
+    /// The run is so long that it must reach every pair.
+    #[must_use]
+    pub fn must_reach_all(&self) -> bool {
+        self.schedules >= REACHES_ALL
+    }
+}
+
 /// Runs the schedule of one seed. `text`: with its trace.
 #[must_use]
 pub fn simulate(seed: u64, text: bool) -> Schedule {
-    one(seed, text).0
+    simulate_with(seed, &Script::default(), text)
+}
+
+/// As [`simulate`], changed by a script.
+#[must_use]
+pub fn simulate_with(seed: u64, script: &Script, text: bool) -> Schedule {
+    one(seed, script, text).0
+}
+
+/// As [`simulate_with`], with the points that the nodes' lives have passed.
+pub(super) fn simulate_points(seed: u64, script: &Script) -> (Schedule, Points) {
+    let (schedule, _, points) = one(seed, script, false);
+    (schedule, points)
 }
 
 /// An assertion of the cores counts as a broken invariant like any other.
-fn one(seed: u64, text: bool) -> (Schedule, Coverage) {
-    let mut world = World::new(seed, text);
+fn one(seed: u64, script: &Script, text: bool) -> (Schedule, Coverage, Points) {
+    let mut world = World::new(seed, script, text);
     let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
     if let Err(panic) = ended {
         let words = panic
@@ -123,7 +154,9 @@ fn one(seed: u64, text: bool) -> (Schedule, Coverage) {
         world.violation = None;
         world.violate("assertion", words.to_owned());
     }
-    world.finish(seed)
+    let points = std::mem::take(&mut world.points);
+    let (schedule, coverage) = world.finish(seed);
+    (schedule, coverage, points)
 }
 
 /// What one thread has counted.
@@ -194,7 +227,7 @@ pub fn run(options: Options) -> Totals {
 }
 
 fn run_share(options: Options, next: &AtomicU64) -> Share {
-    let mut share = Share::default();
+    let (mut share, script) = (Share::default(), Script::default());
     loop {
         let first = next.fetch_add(SEEDS_AT_ONCE, Ordering::Relaxed);
         if first >= options.schedules {
@@ -202,7 +235,7 @@ fn run_share(options: Options, next: &AtomicU64) -> Share {
         }
         for offset in first..(first + SEEDS_AT_ONCE).min(options.schedules) {
             let seed = options.seed.wrapping_add(offset);
-            let (schedule, coverage) = one(seed, false);
+            let (schedule, coverage, _) = one(seed, &script, false);
             let stop = options.stop.applies(schedule.violation.as_ref());
             share.add(schedule, &coverage);
             if stop {

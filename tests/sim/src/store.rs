@@ -62,9 +62,10 @@ impl StoreNode {
         bank
     }
 
-    /// What was prepared for a process that is gone is listed later.
+    /// What was prepared for a process that is gone is listed later; a branch whose log is gone
+    /// waits for its operator.
     pub(super) fn at_rest(&self) -> bool {
-        let listed = !self.shared || self.bank.prepared().next().is_none();
+        let listed = self.bank.prepared().next().is_none();
         listed && self.syncing.is_empty() && self.queued.is_empty()
     }
 
@@ -152,11 +153,12 @@ impl World {
     /// Calls the bank. What needs a record returns when that is durable.
     pub(super) fn call(&mut self, who: usize, branch: BranchId, call: &Call) {
         let holds = self.participants[who].branches.contains(&branch);
-        let store = &mut self.stores[self.participants[who].store];
+        let at = self.participants[who].store;
         // A record about it is on its way to the disk: the bank answers when it is there.
-        if store.writes_about(&branch) || self.random.chance(self.swarm.resource_retry) {
+        if self.stores[at].writes_about(&branch) || self.fault(self.swarm.resource_retry) {
             return self.return_later(who, branch, Returned::Retry);
         }
+        let store = &mut self.stores[at];
         let bank = &mut store.bank;
         let worked = bank.worked(&branch) && bank.active().any(|id| id == branch);
         match bank.call(&branch, call, holds) {
@@ -211,7 +213,7 @@ impl World {
             return;
         }
         self.trace.note(&items);
-        if self.random.chance(self.swarm.fail_sync) {
+        if self.fault(self.swarm.fail_sync) {
             self.trace.line(|| format!("the sync of store {at} fails"));
             let (power, delay_ms) = self.death(Node::Participant(at));
             return self.kill_store(at, power, delay_ms);
@@ -233,6 +235,22 @@ impl World {
                 self.participate(who, Event::Returned { branch: record.branch(), result });
             }
         }
+    }
+
+    /// A branch of a log that is gone is told to wait for ever. When faults are over its operator
+    /// ends it as the others have ended, which a person can find out.
+    pub(super) fn maybe_end_by_hand(&mut self, who: usize, branch: BranchId) {
+        let Some(transaction) = self.ledger.transaction(&branch.gtrid) else { return };
+        if !self.healed || !transaction.orphaned {
+            return;
+        }
+        let committed = transaction.committed()
+            || transaction
+                .branches
+                .iter()
+                .any(|other| other.told_commit || other.ended == Some(BranchResult::Committed));
+        let result = if committed { BranchResult::Committed } else { BranchResult::RolledBack };
+        self.end_alone(who, branch, result);
     }
 
     pub(super) fn end_alone(&mut self, who: usize, branch: BranchId, result: BranchResult) {

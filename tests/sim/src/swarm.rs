@@ -91,15 +91,21 @@ pub struct Swarm {
     pub evidence: bool,
     /// Deaths in one schedule, at most.
     pub deaths_max: u32,
+    /// A participant says what it should not, per event.
+    pub misbehave: u64,
+    /// Bits of a durable frame flip while the coordinator is down, per death.
+    pub rot: u64,
+    /// The coordinator is given a new, empty log, per restart.
+    pub new_log: u64,
     /// Length of the safety phase, at most.
     pub safety_ms: u64,
 }
 
 impl Swarm {
-    /// What this seed draws.
+    /// What this seed draws. `quiet`: without faults.
     #[must_use]
-    pub fn draw(random: &mut Random) -> Self {
-        let faultless = random.chance(20);
+    pub fn draw(random: &mut Random, quiet: bool) -> Self {
+        let faultless = random.chance(20) || quiet;
         let delivery = random.pick(&[Delivery::Stream, Delivery::Datagram, Delivery::Datagram]);
         let mut rate = |on: u64, rates: &[u64]| {
             if !faultless && random.chance(on) { random.pick(rates) } else { 0 }
@@ -114,19 +120,20 @@ impl Swarm {
         let power_loss = rate(900, &[300, 500, 1_000]);
         let freeze = rate(250, &[2, 10, 30]);
         let fail_sync = rate(150, &[20, 100]);
-        let resource_retry = rate(200, &[50, 300]);
+        let new_log = rate(120, &[300, 1_000]);
+        // Together they reach what neither does alone.
+        let (retries, misbehaves) = if new_log > 0 { (800, 800) } else { (200, 150) };
+        let resource_retry = rate(retries, &[50, 300, 700, 900]);
         let kill_client = rate(300, &[20, 80]);
-        let decides_alone = rate(120, &[100, 400]);
+        let decides_alone = rate(200, &[100, 400]);
         let fail_work = rate(300, &[30, 100]);
         let compact = rate(700, &[5, 20, 100, 300]);
         let space = rate(150, &[5, 30]);
-        let limits = draw_limits(random, faultless, decides_alone > 0);
+        let misbehave = rate(misbehaves, &[20, 100, 300]);
+        let rot = rate(100, &[300, 1_000]);
+        let limits = draw_limits(random, faultless, decides_alone + misbehave > 0);
         let times = draw_times(random);
-        let timeout_ms = if faultless {
-            (50_000, 60_000)
-        } else {
-            random.pick(&[(50, 400), (300, 1_500), (2_000, 5_000), (2_000, 5_000)])
-        };
+        let timeout_ms = draw_timeout_ms(random, faultless);
         let participants = random.pick(&[1, 2, 2, 2, 3, 3]);
         Self {
             participants,
@@ -162,6 +169,9 @@ impl Swarm {
             read_only: random.pick(&[0, 100, 300]),
             compact,
             space,
+            misbehave,
+            rot,
+            new_log,
             evidence: random.chance(300),
             deaths_max: random.pick(&[1, 2, 3, 5]),
             safety_ms: random.pick(&[3_000, 10_000]),
@@ -181,7 +191,7 @@ impl Swarm {
     }
 }
 
-fn draw_limits(random: &mut Random, faultless: bool, decides_alone: bool) -> Limits {
+fn draw_limits(random: &mut Random, faultless: bool, heuristics: bool) -> Limits {
     let mut limits = Limits {
         retry_ms_min: random.pick(&[20, 100, 200]),
         retry_ms_max: random.pick(&[400, 1_500, 5_000]),
@@ -199,11 +209,18 @@ fn draw_limits(random: &mut Random, faultless: bool, decides_alone: bool) -> Lim
         limits.ticks_max = random.pick(&[1, 2, 1_000]);
         limits.participants_max = random.pick(&[1, 10_000, 10_000, 10_000]);
     }
-    if decides_alone {
+    if heuristics {
         // Heuristic transactions stay in the table until a person resolves them.
         limits.transactions_max = 1_000;
     }
     limits
+}
+
+fn draw_timeout_ms(random: &mut Random, faultless: bool) -> (u64, u64) {
+    if faultless {
+        return (50_000, 60_000);
+    }
+    random.pick(&[(50, 400), (300, 1_500), (2_000, 5_000), (2_000, 5_000)])
 }
 
 fn draw_times(random: &mut Random) -> Times {

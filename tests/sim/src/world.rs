@@ -7,12 +7,13 @@ use super::network::{Network, Parcel};
 use super::participant::{ParticipantNode, ParticipantStep};
 use super::queue::Queue;
 use super::random::Random;
+use super::script::{Points, Script};
 use super::store::StoreNode;
 use super::swarm::Swarm;
 use super::trace::Trace;
 use crate::invariants::{Fact, Ledger, Rest, Violation};
 use unanimous_core::coordinator::State;
-use unanimous_core::{BranchId, Millis};
+use unanimous_core::{BranchId, Gtrid, Millis};
 
 /// Steps after which a schedule counts as running in circles.
 const STEPS_MAX: u64 = 200_000;
@@ -70,6 +71,10 @@ pub struct Schedule {
     pub processes: u64,
     /// Equal for equal schedules.
     pub trace_hash: u64,
+    /// Faults that happened, or would have if they were not masked.
+    pub faults: u32,
+    /// Faults that happened.
+    pub faults_happened: u32,
     /// The step of the violation.
     pub step: u64,
     /// The invariant that was broken.
@@ -102,12 +107,21 @@ pub(super) struct World {
     pub(super) healed: bool,
     /// The log's space is low from then on.
     pub(super) stays_low: bool,
+    pub(super) script: Script,
+    /// Faults so far, masked ones included.
+    pub(super) faults: u32,
+    pub(super) faults_happened: u32,
+    pub(super) points: Points,
 }
 
 impl World {
-    pub(super) fn new(seed: u64, text: bool) -> Self {
+    pub(super) fn new(seed: u64, script: &Script, text: bool) -> Self {
         let mut random = Random::new(seed);
-        let swarm = Swarm::draw(&mut random);
+        let mut swarm = Swarm::draw(&mut random, script.quiet.is_some());
+        script.change(&mut swarm);
+        if script.salt > 0 {
+            random = Random::new(seed ^ script.salt.rotate_left(32));
+        }
         let processes = swarm.participants + swarm.second_instances;
         let ledger = Ledger {
             decides_alone: swarm.decides_alone > 0,
@@ -136,6 +150,10 @@ impl World {
             drops: 0,
             healed: false,
             stays_low: false,
+            script: script.clone(),
+            faults: 0,
+            faults_happened: 0,
+            points: Points::default(),
             swarm,
         };
         let drawn = world.swarm.clone();
@@ -177,6 +195,9 @@ impl World {
         if let Some(until) = self.frozen_until(node) {
             self.queue.push(until, happening);
             return;
+        }
+        if self.dies_here(node) {
+            return self.kill(node);
         }
         match happening {
             Happening::Arrive(parcel) => self.arrive(parcel),
@@ -243,8 +264,32 @@ impl World {
             && core
                 .transactions(None)
                 .all(|(_, transaction)| transaction.state() == State::Heuristic)
-            && self.participants.iter().all(ParticipantNode::at_rest)
+            && self.participants_at_rest()
             && self.stores.iter().all(StoreNode::at_rest)
+    }
+
+    fn participants_at_rest(&self) -> bool {
+        let orphans = self.orphans();
+        self.participants.iter().all(|participant| participant.at_rest(&orphans))
+    }
+
+    /// Branches of a log that is gone: they are left alone for ever (protocol.md section 1, rule
+    /// 4), and their operators end them by hand.
+    fn orphans(&self) -> Vec<BranchId> {
+        let gone = self.ledger.transactions.iter().filter(|transaction| transaction.orphaned);
+        gone.flat_map(|transaction| {
+            let gtrid = transaction.gtrid;
+            transaction.branches.iter().map(move |branch| BranchId { gtrid, bqual: branch.bqual })
+        })
+        .collect()
+    }
+
+    /// What is left of nothing: see R3.
+    fn leaked(&self) -> Vec<String> {
+        let timers = self.participants.iter().filter_map(ParticipantNode::idle_timer);
+        let unanswered = self.coordinator.unanswered();
+        let requests = (unanswered > 0).then(|| format!("{unanswered} requests wait"));
+        timers.chain(requests).collect()
     }
 
     fn judge_rest(&mut self) {
@@ -255,6 +300,8 @@ impl World {
                 .iter()
                 .flat_map(|p| p.fold_disk(&self.swarm).prepared().collect::<Vec<BranchId>>())
                 .collect(),
+            heuristic: self.heuristic(),
+            leaked: self.leaked(),
             sum: 0,
             sum_at_start: 0,
             participants: self
@@ -270,8 +317,13 @@ impl World {
         }
     }
 
+    fn heuristic(&self) -> Vec<Gtrid> {
+        let listed = self.coordinator.core.iter().flat_map(|core| core.transactions(None));
+        listed.map(|(gtrid, _)| *gtrid).collect()
+    }
+
     fn unfinished(&self) -> Vec<String> {
-        let mut unfinished = Vec::new();
+        let (mut unfinished, orphans) = (Vec::new(), self.orphans());
         match &self.coordinator.core {
             None => unfinished.push("the coordinator is down".to_owned()),
             Some(_) if self.coordinator.compaction.is_some() => {
@@ -284,7 +336,8 @@ impl World {
             ),
         }
         for participant in &self.participants {
-            unfinished.extend(participant.unfinished(&self.stores[participant.store]));
+            let store = &self.stores[participant.store];
+            unfinished.extend(participant.unfinished(store, &orphans));
         }
         for (who, client) in self.clients.iter().enumerate() {
             if !client.done() {
@@ -312,6 +365,8 @@ impl World {
             rolled_back: transactions.iter().filter(told_rolled_back).count() as u64,
             decided_alone: alone.count() as u64,
             drops: self.drops,
+            faults: self.faults,
+            faults_happened: self.faults_happened,
             participants: self.stores.len() as u64,
             processes: self.participants.len() as u64,
             step,

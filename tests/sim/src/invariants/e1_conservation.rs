@@ -1,4 +1,5 @@
-//! E1: the sum of all balances is what it was, but for what operators did alone.
+//! E1: the sum of all balances is what it was, but for what operators did alone and what liars
+//! spoilt.
 
 use super::{Invariant, Ledger, Rest, silent_on_facts};
 use unanimous_core::BranchResult;
@@ -10,6 +11,7 @@ fn at_rest(ledger: &Ledger, rest: &Rest) -> Option<String> {
     let alone: i64 = ledger
         .transactions
         .iter()
+        .filter(|transaction| !transaction.lied)
         .flat_map(|transaction| {
             let committed = transaction.commit_durable.is_some();
             transaction.branches.iter().filter(|branch| branch.alone).map(move |branch| {
@@ -21,6 +23,14 @@ fn at_rest(ledger: &Ledger, rest: &Rest) -> Option<String> {
             })
         })
         .sum();
-    let expected = rest.sum_at_start + alone;
+    let spoilt: i64 = ledger
+        .transactions
+        .iter()
+        .filter(|transaction| transaction.lied)
+        .flat_map(|transaction| &transaction.branches)
+        .filter(|branch| branch.ended == Some(BranchResult::Committed))
+        .map(|branch| branch.moved)
+        .sum();
+    let expected = rest.sum_at_start + alone + spoilt;
     (rest.sum != expected).then(|| format!("the sum is {}, expected {expected}", rest.sum))
 }

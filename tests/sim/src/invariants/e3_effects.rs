@@ -8,7 +8,8 @@ pub(super) const INVARIANT: Invariant =
     Invariant { name: "E3", source: "reliability.md, Data", on_fact: silent_on_facts, at_rest };
 
 fn at_rest(ledger: &Ledger, rest: &Rest) -> Option<String> {
-    let told = ledger.transactions.iter().find_map(contradicted);
+    let judged = ledger.transactions.iter().filter(|transaction| !transaction.lied);
+    let told = judged.into_iter().find_map(contradicted);
     let moved: i64 = ledger
         .transactions
         .iter()

@@ -26,6 +26,10 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
 
 fn at_rest(ledger: &Ledger, _: &Rest) -> Option<String> {
     ledger.transactions.iter().find_map(|transaction| {
+        // A liar's word is on record instead, or the log is gone.
+        if transaction.lied || transaction.orphaned {
+            return None;
+        }
         let branch = transaction.branches.iter().find(|branch| unrecorded(transaction, branch))?;
         let id = BranchId { gtrid: transaction.gtrid, bqual: branch.bqual };
         Some(format!("branch {id} decided alone, and no record says so: {branch:?}"))

@@ -56,6 +56,9 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
 }
 
 fn invented(ledger: &Ledger, id: &BranchId, result: BranchResult) -> Option<String> {
+    if ledger.transaction(&id.gtrid)?.lied {
+        return None;
+    }
     let branch = ledger.branch(id)?;
     // A branch without work was undone when it was asked about.
     let ended = branch.ended.unwrap_or(BranchResult::RolledBack);

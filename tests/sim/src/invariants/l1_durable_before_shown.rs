@@ -15,12 +15,16 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
         Fact::Told(id, Decision::Commit) => {
             let transaction = ledger.transaction(&id.gtrid)?;
             // A late question about a one-phase commit is answered to whom has committed it.
+            // And who has lied about that commit is told what it has said.
+            let denied = transaction.lied && transaction.commit_handed.is_none();
             let durable = transaction.commit_durable.is_some()
+                || denied
                 || transaction.branch(&id.bqual)?.ended == Some(BranchResult::Committed);
             (!durable).then(|| format!("branch {id} is told commit without a durable record"))
         }
         Fact::Answered(gtrid, Outcome::Committed) => {
-            let transaction = ledger.transaction(gtrid)?;
+            // A liar may say that its one phase is over.
+            let transaction = ledger.transaction(gtrid).filter(|known| !known.lied)?;
             // Without a record only what changed nothing, or what its only branch has committed
             // durably.
             let shown_by_data = transaction

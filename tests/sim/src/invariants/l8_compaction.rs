@@ -23,7 +23,7 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
     if epoch != epoch_of_rest {
         return Some(format!("the next epoch is {epoch}, the rest says {epoch_of_rest}"));
     }
-    transactions(ledger, rest).or_else(|| outcomes(whole, rest)).or_else(|| names(whole, rest))
+    transactions(ledger, rest).or_else(|| outcomes(ledger, rest)).or_else(|| names(whole, rest))
 }
 
 fn transactions(ledger: &Ledger, rest: &Recovered) -> Option<String> {
@@ -42,6 +42,9 @@ fn transactions(ledger: &Ledger, rest: &Recovered) -> Option<String> {
 }
 
 fn differs(ledger: &Ledger, gtrid: &Gtrid, whole: &Transaction, left: &Transaction) -> bool {
+    if ledger.transaction(gtrid).is_some_and(|transaction| transaction.lied) {
+        return whole.decision() != left.decision();
+    }
     whole.name != left.name
         || whole.decision() != left.decision()
         || whole.heuristic_logged() != left.heuristic_logged()
@@ -83,13 +86,16 @@ fn really(ledger: &Ledger, id: &BranchId, result: Option<BranchResult>) -> bool 
     ended.or(Some(BranchResult::RolledBack)) == result
 }
 
-fn outcomes(whole: &Recovered, rest: &Recovered) -> Option<String> {
+/// A liar may deny what has long been dropped: noted, and of no consequence.
+fn outcomes(ledger: &Ledger, rest: &Recovered) -> Option<String> {
+    let whole = &ledger.logged;
+    let honest = |gtrid: &Gtrid| ledger.transaction(gtrid).is_none_or(|known| !known.lied);
     let floor = whole.outcome_floor();
     let above = |gtrid: &Gtrid| Some((gtrid.owner().epoch, gtrid.sequence())) > floor;
     let kept = |recovered: &Recovered| -> Vec<_> {
         recovered
             .outcomes()
-            .filter(|(_, outcome, ..)| *outcome == Outcome::Committed)
+            .filter(|(gtrid, outcome, ..)| *outcome == Outcome::Committed && honest(gtrid))
             .filter(|(gtrid, _, _, unforgotten)| above(gtrid) || !unforgotten.is_empty())
             .map(|(gtrid, _, branches, unforgotten)| {
                 (*gtrid, branches.to_vec(), unforgotten.clone())

@@ -2,6 +2,7 @@
 //! the clock.
 
 use super::{Fact, Invariant, Ledger, silent_at_rest};
+use unanimous_core::Record;
 
 pub(super) const INVARIANT: Invariant = Invariant {
     name: "L9",
@@ -11,6 +12,14 @@ pub(super) const INVARIANT: Invariant = Invariant {
 };
 
 fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
-    let Fact::Begun(gtrid) = fact else { return None };
-    ledger.transaction(gtrid).map(|_| format!("{gtrid} is given out twice"))
+    match fact {
+        Fact::Begun(gtrid) => {
+            ledger.transaction(gtrid).map(|_| format!("{gtrid} is given out twice"))
+        }
+        Fact::Handed(Record::Boot { epoch }) => {
+            let before = ledger.epoch_durable.filter(|before| before > epoch)?;
+            Some(format!("epoch {epoch} begins after {before}"))
+        }
+        _ => None,
+    }
 }

@@ -2,9 +2,9 @@
 
 use super::Fact;
 use unanimous_core::coordinator::Recovered;
-use unanimous_core::message::Vote;
+use unanimous_core::message::{Answer, Vote};
 use unanimous_core::record::OutcomeRecord;
-use unanimous_core::{Bqual, BranchId, BranchResult, Decision, Gtrid, Lsn, Outcome, Record};
+use unanimous_core::{Bqual, BranchId, BranchResult, Decision, Gtrid, LogId, Lsn, Outcome, Record};
 
 /// All facts so far.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +21,12 @@ pub struct Ledger {
     pub logged: Recovered,
     /// The log's space is low.
     pub storage_low: bool,
+    /// The highest epoch that was durable in this log.
+    pub epoch_durable: Option<u32>,
+    /// The log that the coordinator has, if it is not its first.
+    pub log: Option<LogId>,
+    /// Bits of a durable frame have flipped.
+    pub rotted: bool,
 }
 
 /// What is known about a transaction.
@@ -46,6 +52,10 @@ pub struct Transaction {
     pub told_ended: bool,
     /// What clients were told.
     pub answered: Vec<Outcome>,
+    /// A participant has lied about a branch of its own in it.
+    pub lied: bool,
+    /// Its log is gone.
+    pub orphaned: bool,
 }
 
 /// What is known about a branch.
@@ -102,6 +112,16 @@ impl Branch {
     }
 }
 
+impl Branch {
+    fn vote(&mut self, vote: &Vote) {
+        match vote {
+            Vote::Commit { .. } => self.voted_commit = true,
+            Vote::ReadOnly => self.voted_read_only = true,
+            Vote::Rollback { .. } => self.voted_rollback = true,
+        }
+    }
+}
+
 impl Transaction {
     fn new(gtrid: Gtrid) -> Self {
         Self {
@@ -115,6 +135,8 @@ impl Transaction {
             heuristic_durable: false,
             told_ended: false,
             answered: Vec::new(),
+            lied: false,
+            orphaned: false,
         }
     }
 
@@ -176,11 +198,8 @@ impl Ledger {
                 branch.worked = true;
                 branch.moved += sum;
             }),
-            Fact::Voted(id, vote) => self.with_branch(id, |branch| match vote {
-                Vote::Commit { .. } => branch.voted_commit = true,
-                Vote::ReadOnly => branch.voted_read_only = true,
-                Vote::Rollback { .. } => branch.voted_rollback = true,
-            }),
+            Fact::Voted(id, vote) => self.with_branch(id, |branch| branch.vote(vote)),
+            Fact::Lied { branch: id, own, answer } => self.note_lie(id, *own, answer),
             Fact::Prepared(id) => self.with_branch(id, |branch| branch.prepared = true),
             Fact::Ended(id, result) => {
                 self.with_branch(id, |branch| branch.ended = Some(*result));
@@ -194,7 +213,10 @@ impl Ledger {
                 Decision::Rollback => branch.told_rollback = true,
             }),
             Fact::CommitAsked(gtrid, counted) => {
-                if let Some(transaction) = self.transaction_mut(gtrid) {
+                // The first one counts: later ones join it.
+                if let Some(transaction) =
+                    self.transaction_mut(gtrid).filter(|transaction| !transaction.commit_asked)
+                {
                     transaction.commit_asked = true;
                     transaction.branches_counted = *counted;
                 }
@@ -220,11 +242,32 @@ impl Ledger {
                 }
             }
             Fact::Forgotten(id) => self.with_branch(id, |branch| branch.forgotten = true),
+            Fact::NewLog(log) => {
+                self.log = Some(*log);
+                self.logged = Recovered::default();
+                self.epoch_durable = None;
+                self.transactions.iter_mut().for_each(|transaction| transaction.orphaned = true);
+            }
+            Fact::Rotted(_) => self.rotted = true,
+            Fact::Restored => self.rotted = false,
             Fact::Acknowledged(..)
+            | Fact::Unreadable(_)
+            | Fact::Replayed(..)
             | Fact::Recovered(_)
             | Fact::Retained(_)
             | Fact::ToldOnePhase(_)
             | Fact::ToldForget(_) => {}
+        }
+    }
+
+    /// What is said counts for the decision. A branch that is not the liar's own is none of its
+    /// business.
+    fn note_lie(&mut self, id: &BranchId, own: bool, answer: &Answer) {
+        let Some(transaction) = self.transaction_mut(&id.gtrid).filter(|_| own) else { return };
+        transaction.lied = true;
+        let branch = transaction.branches.iter_mut().find(|branch| branch.bqual == id.bqual);
+        if let (Some(branch), Answer::Voted(vote)) = (branch, answer) {
+            branch.vote(vote);
         }
     }
 
@@ -279,8 +322,8 @@ impl Ledger {
                     transaction.end_durable = true;
                 }
             }
-            Record::Boot { .. }
-            | Record::OutcomeFloor { .. }
+            Record::Boot { epoch } => self.epoch_durable = self.epoch_durable.max(Some(*epoch)),
+            Record::OutcomeFloor { .. }
             | Record::Carried { .. }
             | Record::Forgotten { .. }
             | Record::Participant { .. }
