@@ -5,9 +5,9 @@
 
 mod script;
 
-use script::{Script, limits};
+use script::{Script, limits, participant, resource};
 use unanimous_core::coordinator::Limits;
-use unanimous_core::message::{Done, Wait};
+use unanimous_core::message::{Answer, Done, Event, Wait};
 use unanimous_core::outcome::BranchResult;
 
 /// Every script begins with the forced record of its epoch.
@@ -331,6 +331,29 @@ fn regression_a_contradiction_after_the_end_leaves_the_other_branches_to_their_o
     s.acknowledges(2, Done::Forgotten, "").flushed();
     s.acknowledges(2, Done::Heuristic(BranchResult::RolledBack), "by hand").flushed();
     s.check("regression_other_branches");
+}
+
+/// A bqual stands in a transaction once, whoever claims it.
+#[test]
+fn a_stranger_who_claims_a_listed_branch_changes_nothing() {
+    let mut s = Script::new("It has ended and is listed again; another participant claims that.");
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.votes_commit(1).votes_commit(2).flushed().done(1).done(2).flushed();
+    s.acknowledges(1, Done::Heuristic(BranchResult::RolledBack), "by hand").flushed();
+    let version = |s: &Script| s.coordinator.transaction(&s.gtrid()).map(|t| t.version);
+    let before = version(&s);
+    let event = Event::Answered {
+        from: participant(2),
+        resource: resource(2),
+        branch: s.branch(1),
+        answer: Answer::Acknowledged {
+            done: Done::Heuristic(BranchResult::Mixed),
+            detail: String::new(),
+        },
+    };
+    s.coordinator.handle(s.now, event);
+    assert!(s.coordinator.poll().is_none());
+    assert_eq!((version(&s), s.coordinator.counters().unexpected), (before, 1));
 }
 
 /// Found by the simulator: a late repeat of the commit met a resource without its proof.

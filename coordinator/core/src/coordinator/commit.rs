@@ -139,7 +139,7 @@ impl Coordinator {
                 self.on_acknowledged_without_record(now, from, resource, id, done, &detail);
             }
             // Listed again after its end, without this branch.
-            (Some(false), Answer::Acknowledged { done, detail }) if self.remembers(&id) => {
+            (Some(false), Answer::Acknowledged { done, detail }) if self.reopened_without(&id) => {
                 self.on_acknowledged_without_record(now, from, resource, id, done, &detail);
             }
             (Some(false), Answer::Acknowledged { done: Done::Heuristic(result), detail }) => {

@@ -354,9 +354,8 @@ impl Coordinator {
     }
 
     /// A late answer to a transaction that is not in the table, or is there again without this
-    /// branch. Only a branch that decided alone
-    /// matters: if that contradicts the outcome it is recorded now, and nothing is invented where
-    /// the outcome is not known.
+    /// branch. Only a branch that decided alone matters: if that contradicts the outcome it is
+    /// recorded now, and nothing is invented where the outcome is not known.
     pub(super) fn on_acknowledged_without_record(
         &mut self,
         now: Millis,

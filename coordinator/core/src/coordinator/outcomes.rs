@@ -116,9 +116,13 @@ impl Coordinator {
         self.drop_old_outcomes(now);
     }
 
-    /// Whether the branch is one of phase two of a commit that has ended.
-    pub(super) fn remembers(&self, id: &BranchId) -> bool {
-        self.outcomes.get(&id.gtrid).is_some_and(|kept| kept.branches.contains(&id.bqual))
+    /// Whether the branch is one of a commit that has ended, and that is listed again for another
+    /// of its branches.
+    pub(super) fn reopened_without(&self, id: &BranchId) -> bool {
+        let ended = self.outcomes.get(&id.gtrid);
+        let listed = self.transactions.get(&id.gtrid);
+        ended.is_some_and(|kept| kept.branches.contains(&id.bqual))
+            && listed.is_some_and(|listed| listed.branch(&id.bqual).is_none())
     }
 
     fn drop_outcome(&mut self, gtrid: &Gtrid) {
