@@ -333,6 +333,34 @@ fn regression_a_contradiction_after_the_end_leaves_the_other_branches_to_their_o
     s.check("regression_other_branches");
 }
 
+/// Found by the simulator: what was listed again had no room for it, and it reported for ever.
+#[test]
+fn regression_a_branch_outside_of_a_reopened_commit_is_told_to_forget() {
+    let mut s = Script::new(
+        "The second voted read-only and had prepared all the same; it was rolled back by hand.",
+    );
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.votes_commit(1).votes_read_only(2).flushed().done(1).flushed();
+    s.acknowledges(1, Done::Heuristic(BranchResult::RolledBack), "by hand").flushed();
+    s.acknowledges(2, Done::Heuristic(BranchResult::RolledBack), "by hand").flushed();
+    s.acknowledges(2, Done::Heuristic(BranchResult::Committed), "by hand").flushed();
+    s.check("regression_outside_of_reopened");
+}
+
+/// Found by the simulator: a compaction carried the transaction without the first branch.
+#[test]
+fn regression_a_vote_that_comes_after_the_acknowledgement_changes_nothing() {
+    let mut s =
+        Script::new("The answers of the first arrive in another order than they were sent.");
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided);
+    s.votes_commit(2).rollback();
+    s.done(1);
+    s.acknowledges(2, Done::Heuristic(BranchResult::Committed), "by hand");
+    s.votes_rollback(1, "it is being undone").flushed();
+    s.compact(10).flushed();
+    s.check("regression_vote_after_acknowledgement");
+}
+
 /// A bqual stands in a transaction once, whoever claims it.
 #[test]
 fn a_stranger_who_claims_a_listed_branch_changes_nothing() {

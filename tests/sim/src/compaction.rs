@@ -84,7 +84,7 @@ impl World {
             Record::Carried { .. } | Record::CarriedOutcomes { .. }
                 if on(Bug::CompactionSkipsItem) =>
             {
-                Record::Boot { epoch: 0 }
+                Record::OutcomeFloor { epoch: 0, sequence: 0 }
             }
             Record::CarriedOutcomes { mut committed } if on(Bug::OutcomeWithoutBranches) => {
                 committed.iter_mut().for_each(|outcome| outcome.branches.clear());

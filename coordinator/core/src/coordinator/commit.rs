@@ -195,8 +195,10 @@ impl Coordinator {
             // Late: the branch that votes no is undone and needs no rollback; one that votes yes
             // gets it anyway.
             State::RollingBack => {
+                // Not once it has acknowledged: then its end may be on record already.
                 if matches!(vote, Vote::Rollback { .. } | Vote::ReadOnly)
                     && branch.ballot == Ballot::Outstanding
+                    && branch.result.is_none()
                 {
                     branch.vote(vote);
                     transaction.version += 1;

@@ -418,6 +418,12 @@ impl Coordinator {
             return;
         }
         if let Some(listed) = self.transactions.get_mut(&id.gtrid) {
+            // A branch outside of a commit that committed all the same: what is listed is the
+            // commit, and has no place for it.
+            if listed.decision() != decision || listed.branches.len() >= self.limits.branches_max {
+                self.counters.unexpected += 1;
+                return;
+            }
             listed.branches.push(branch);
             listed.version += 1;
             self.concern(&from, id.gtrid);

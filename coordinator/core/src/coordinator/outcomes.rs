@@ -116,12 +116,10 @@ impl Coordinator {
         self.drop_old_outcomes(now);
     }
 
-    /// Whether the branch is one of a commit that has ended, and that is listed again for another
-    /// of its branches.
+    /// Whether the transaction has ended, and is listed again for other branches than this one.
     pub(super) fn reopened_without(&self, id: &BranchId) -> bool {
-        let ended = self.outcomes.get(&id.gtrid);
         let listed = self.transactions.get(&id.gtrid);
-        ended.is_some_and(|kept| kept.branches.contains(&id.bqual))
+        self.outcomes.contains_key(&id.gtrid)
             && listed.is_some_and(|listed| listed.branch(&id.bqual).is_none())
     }
 
