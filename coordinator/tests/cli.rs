@@ -213,7 +213,7 @@ fn s_17_a_directory_that_may_not_be_read_or_is_none() {
 
     let closed = home.path().join("closed");
     std::fs::create_dir(&closed).unwrap();
-    std::fs::set_permissions(&closed, Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&closed, Permissions::from_mode(0o000)).unwrap();
     let inside = closed.join("log");
     for dir in [&closed, &inside] {
         let said: Said = Command::new("unshare")
