@@ -14,7 +14,7 @@
 use crate::crash_point::crash_point;
 use crate::museum::bug;
 use crate::store::{ChainStart, StoreError, StoredFrames};
-use rustix::fs::{FallocateFlags, RawDir, SeekFrom};
+use rustix::fs::{FallocateFlags, FlockOperation, RawDir, SeekFrom};
 use std::any::Any;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -197,7 +197,19 @@ impl SledStore {
         self.own_handle.metadata().map_or(0, |metadata| metadata.blocks() * 512)
     }
 
-    /// Ends the store. On `Ok` everything is durable and its files change no more.
+    /// A thread of sled's may hold the file for a moment longer, and sled's lock with it: whoever
+    /// opens the store meanwhile is refused. The lock comes free with its last handle.
+    fn wait_for_sleds_threads(&self) -> Result<(), StoreError> {
+        rustix::fs::flock(&self.own_handle, FlockOperation::LockExclusive)
+            .and_then(|()| rustix::fs::flock(&self.own_handle, FlockOperation::Unlock))
+            .map_err(|error| StoreError::Io {
+                doing: "waiting for the store's lock",
+                error: error.to_string(),
+            })
+    }
+
+    /// Ends the store. On `Ok` everything is durable, its files change no more, and it can be opened
+    /// again at once.
     pub(crate) fn close(mut self) -> Result<(), StoreError> {
         self.sync()?;
         let db = self.db.take();
@@ -205,6 +217,7 @@ impl SledStore {
             drop(db);
             Ok(())
         })?;
+        self.wait_for_sleds_threads()?;
         self.own_handle
             .sync_all()
             .map_err(|error| StoreError::Io { doing: "syncing", error: error.to_string() })
@@ -278,6 +291,18 @@ mod tests {
 
     fn start(number: u64) -> ChainStart {
         ChainStart { number, previous_crc: 7, first_lsn: number }
+    }
+
+    /// Found by the mutation run, on a busy machine: the next open met sled's own lock.
+    #[test]
+    fn regression_a_closed_store_can_be_opened_at_once() {
+        // Where syncs cost nothing, and nothing gives sled's threads time.
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        for number in 1..=50 {
+            let mut store = SledStore::open(dir.path()).unwrap();
+            store.append(FrameNumber(number), b"one").unwrap();
+            store.close().unwrap();
+        }
     }
 
     #[test]
