@@ -68,7 +68,11 @@ impl Judge {
                 std::fs::write(&reached_file, "")?;
                 let begun = Instant::now();
                 let run = run(&suite, &[&test], 0, 1_200.0, Some(&reached_file))?;
-                ensure!(matches!(run, Run::Passed), "{} {test} fails without a mutant", suite.name);
+                if !matches!(run, Run::Passed) {
+                    // It can show nothing; what only it would have caught counts as missed.
+                    eprintln!("left out, for it fails without a mutant: {} {test}", suite.name);
+                    continue;
+                }
                 let seconds = begun.elapsed().as_secs_f64();
                 let numbers = std::fs::read_to_string(&reached_file)?;
                 let reached = numbers.lines().filter_map(|line| line.parse().ok()).collect();
