@@ -42,7 +42,7 @@ pub(super) enum BankRecord {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     /// Working, or worked; nothing is durable.
     Active,
@@ -50,7 +50,7 @@ enum Stage {
     Alone(BranchResult),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Held {
     id: BranchId,
     stage: Stage,
@@ -67,7 +67,7 @@ pub(super) enum Step {
 }
 
 /// The bank's memory: its records, folded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Bank {
     balances: Vec<i64>,
     held: Vec<Held>,

@@ -81,7 +81,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let needs_bugs = arguments.bug.is_some() || matches!(arguments.what, Some(What::Museum { .. }));
     if needs_bugs && !cfg!(feature = "museum") {
-        return run_with_bugs();
+        return run_with_bugs("sim");
     }
     switch_on(arguments.bug);
     // A panic inside a schedule is reported with its seed.
@@ -121,18 +121,18 @@ fn print_json(result: &impl serde::Serialize) {
 }
 
 #[cfg(feature = "museum")]
-use unanimous_core::museum::switch_on;
+pub(crate) use unanimous_core::museum::switch_on;
 
 #[cfg(not(feature = "museum"))]
-fn switch_on(_: Option<Bug>) {}
+pub(crate) fn switch_on(_: Option<Bug>) {}
 
 /// The same command in a build that has the bugs.
-fn run_with_bugs() -> ExitCode {
+pub(crate) fn run_with_bugs(binary: &str) -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .args(["run", "--release", "--locked", "--quiet", "--package", "unanimous-tests"])
-        .args(["--features", "crash-points,museum", "--bin", "sim", "--target-dir"])
+        .args(["--features", "crash-points,museum", "--bin", binary, "--target-dir"])
         .arg(root.join("target/instrumented"))
         .arg("--manifest-path")
         .arg(root.join("Cargo.toml"))
@@ -145,7 +145,7 @@ fn run_with_bugs() -> ExitCode {
             eprintln!("error: the bugs are compiled in by a feature, and cargo does not start");
             eprintln!("  because: {error}");
             eprintln!(
-                "  next: cargo build --release -p unanimous-tests --features museum --bin sim"
+                "  next: cargo build --release -p unanimous-tests --features museum --bin {binary}"
             );
             ExitCode::from(2)
         }

@@ -36,6 +36,7 @@ mod hashes;
 pub mod invariants;
 mod log;
 mod misbehave;
+pub mod model;
 pub mod museum;
 mod network;
 mod participant;

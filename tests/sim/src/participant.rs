@@ -525,7 +525,7 @@ impl World {
     }
 }
 
-fn order(message: unanimous_core::Message) -> Order {
+pub(super) fn order(message: unanimous_core::Message) -> Order {
     use unanimous_core::Message;
     match message {
         Message::Prepare => Order::Prepare,

@@ -7,7 +7,7 @@ use unanimous_core::record::OutcomeRecord;
 use unanimous_core::{Bqual, BranchId, BranchResult, Decision, Gtrid, LogId, Lsn, Outcome, Record};
 
 /// All facts so far.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ledger {
     /// Participants may decide alone in this schedule.
     pub decides_alone: bool,
@@ -30,7 +30,7 @@ pub struct Ledger {
 }
 
 /// What is known about a transaction.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Transaction {
     /// Its id.
     pub gtrid: Gtrid,
@@ -59,7 +59,7 @@ pub struct Transaction {
 }
 
 /// What is known about a branch.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Branch {
     /// Names it in its transaction.
     pub bqual: Bqual,

@@ -146,7 +146,7 @@ pub struct Invariant {
 }
 
 /// A broken invariant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Violation {
     /// Which one.
     pub invariant: &'static str,
