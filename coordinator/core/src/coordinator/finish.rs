@@ -397,7 +397,7 @@ impl Coordinator {
                 return;
             }
         };
-        let branch = alone(from.clone(), resource, id, result, detail);
+        let branch = alone(from, resource, id, result, detail);
         let matches = matches!(
             (decision, result),
             (Decision::Commit, BranchResult::Committed)
@@ -417,6 +417,19 @@ impl Coordinator {
             self.awaited.insert(lsn, Awaited::Matched(branch.route(), id));
             return;
         }
+        self.list_contradiction(now, id, decision, branch);
+    }
+
+    /// A branch contradicts an outcome that is remembered or presumed: its transaction is listed,
+    /// or joined if it is listed for another branch already.
+    fn list_contradiction(
+        &mut self,
+        now: Millis,
+        id: BranchId,
+        decision: Decision,
+        branch: Branch,
+    ) {
+        let from = branch.participant.clone();
         if let Some(listed) = self.transactions.get_mut(&id.gtrid) {
             // A branch outside of a commit that committed all the same: what is listed is the
             // commit, and has no place for it.
@@ -443,7 +456,7 @@ impl Coordinator {
         if decision == Decision::Rollback {
             transaction.cause = Some(RollbackCause::Presumed);
         }
-        self.concern(&branch.participant, id.gtrid);
+        self.concern(&from, id.gtrid);
         transaction.branches.push(branch);
         self.transactions.insert(id.gtrid, transaction);
         self.counters.heuristic += 1;
