@@ -6,8 +6,7 @@ mod script;
 
 use script::{Script, limits};
 use unanimous_core::coordinator::{Limits, State};
-use unanimous_core::message::{Event, Request, Response, Wait};
-use unanimous_core::{Action, CallerId, Labels, TransactionName};
+use unanimous_core::message::Wait;
 
 const DAY_MS: u64 = 24 * 3_600_000;
 
@@ -57,28 +56,4 @@ fn o_07_a_branch_beyond_the_limit_is_refused() {
     s.enlist(3).commit(Some(3), Wait::Decided);
     s.votes_commit(1).votes_commit(2).votes_commit(3).flushed();
     assert_eq!(s.state(), format!("{:?}", State::Committing));
-}
-
-/// T-05: no time-out is the default one, the longest is allowed, a longer one is refused.
-#[test]
-fn t_05_a_time_out_of_nothing_and_of_all_time() {
-    let max_ms = limits().timeout_ms_max;
-    for (timeout_ms, given) in [
-        (0, Some(limits().timeout_ms_default)),
-        (1, Some(1)),
-        (max_ms, Some(max_ms)),
-        (max_ms + 1, None),
-        (u64::MAX, None),
-    ] {
-        let mut s = Script::new("");
-        let (name, labels) = (TransactionName::new("t").unwrap(), Labels::default());
-        let request = Request::Begin { name, labels, timeout_ms };
-        s.coordinator.handle(s.now, Event::Requested { by: CallerId(1), request });
-        let Some(Action::Reply { response, .. }) = s.coordinator.poll() else { panic!() };
-        match (response, given) {
-            (Response::Begun { timeout_ms, .. }, Some(given)) => assert_eq!(timeout_ms, given),
-            (Response::Refused(_), None) => assert_eq!(s.coordinator.transactions_len(), 0),
-            other => panic!("{timeout_ms}: {other:?}"),
-        }
-    }
 }
