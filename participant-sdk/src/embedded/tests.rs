@@ -307,7 +307,7 @@ async fn many_branches_at_once_commit_in_groups_and_keep_the_sum() {
     let summary = inspect(&dir).unwrap();
     assert_eq!((summary.sum_expected, summary.sum_actual), (640, 640));
     assert_eq!((summary.committed, summary.accounts, summary.in_doubt), (32, 64, vec![]));
-    let frames = unanimous_recovery::verify(&dir, unanimous_recovery::LogKind::Accounts).unwrap();
+    let frames = verify(&dir, LogKind::Accounts).unwrap();
     assert!(frames.frames < frames.records, "{frames:?}");
 }
 
