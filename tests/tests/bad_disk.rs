@@ -4,8 +4,6 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,7 +15,7 @@ use unanimous_proto::v1::admin_service_client::AdminServiceClient;
 use unanimous_recovery::codec::decode_record;
 use unanimous_sdk::{BeginError, Client, CommitError, Resolution, Transaction};
 use unanimous_tests::real::memory::{Agreeable, Ended, Member, transact};
-use unanimous_tests::real::{Coordinator, LOOK};
+use unanimous_tests::real::{Coordinator, LOOK, shim};
 
 /// Nothing here takes so long.
 const HANG: Duration = Duration::from_secs(60);
@@ -65,7 +63,7 @@ impl World {
         }
         let log = home.path().join("log");
         let mut coordinator = Coordinator::new(home.path(), &log).unwrap();
-        coordinator.env("LD_PRELOAD", shim(home.path()));
+        coordinator.env("LD_PRELOAD", shim::compile("disk", home.path()).unwrap());
         coordinator.env("DISK_SHIM_CONTROL", &path);
         coordinator.env("DISK_SHIM_DIR", &log);
         for (name, value) in settings {
@@ -141,18 +139,6 @@ impl World {
         again.start().await.unwrap();
         self.coordinator = again;
     }
-}
-
-fn shim(dir: &Path) -> PathBuf {
-    let shim = dir.join("disk.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("shim/disk.c");
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .args([&shim, &source])
-        .arg("-ldl")
-        .status();
-    assert!(compiled.unwrap().success(), "cc compiles {}", source.display());
-    shim
 }
 
 async fn until<F: Future<Output = bool>>(what: &str, mut yes: impl FnMut() -> F) {

@@ -6,14 +6,17 @@
 //!
 //! Files: `process` (start, signal, measure), `coordinator` (`serve`, and questions to it),
 //! `memory` (participants that keep nothing), `banks` (durable participants and transfers between
-//! them), `latency`, `space` (small file systems, what a directory holds), `report`.
+//! them), `latency`, `space` (small file systems, what a directory holds), `shim` and `power` (what
+//! a loss of power leaves), `report`.
 
 pub mod banks;
 pub mod coordinator;
 pub mod latency;
 pub mod memory;
+pub mod power;
 pub mod process;
 pub mod report;
+pub mod shim;
 pub mod space;
 
 /// Messages and service of the demo banks.
