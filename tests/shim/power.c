@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -315,6 +316,15 @@ ssize_t copy_file_range(int from, off64_t *from_at, int to, off64_t *to_at, size
     struct stat found;
     if (!is_ours(to, &found))
         return REAL(copy_file_range)(from, from_at, to, to_at, length, flags);
+    errno = ENOSYS;
+    return -1;
+}
+
+ssize_t sendfile64(int to, int from, off64_t *from_at, size_t length)
+{
+    struct stat found;
+    if (!is_ours(to, &found))
+        return REAL(sendfile64)(to, from, from_at, length);
     errno = ENOSYS;
     return -1;
 }

@@ -9,14 +9,17 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 use unanimous_sdk::Client;
-use unanimous_tests::real::Coordinator;
 use unanimous_tests::real::memory::{Ended, Member, transact};
 use unanimous_tests::real::power::{Disk, Noted};
+use unanimous_tests::real::{Coordinator, wait_until};
 
 /// Set for the process that writes and is killed.
 const WRITES_IN: &str = "POWER_TEST_WRITES_IN";
 const SECTOR: usize = 512;
+/// Nothing here takes so long.
+const HANG: Duration = Duration::from_secs(60);
 
 /// Not a test by itself: what the next one starts with the shim.
 #[test]
@@ -107,7 +110,8 @@ async fn nothing_that_the_log_relies_on_escapes_the_shim() {
     let mut disk = Disk::new(&dir, &home.path().join("aside")).unwrap();
     let mut coordinator = Coordinator::new(home.path(), &dir).unwrap();
     let preload = disk.env().map(|(name, value)| format!("--env={name}={}", value.display()));
-    let strace = ["strace", "-f", "-y", "-qq", "-s", "0", "-e", "signal=none", "-e", TRACED];
+    // Behind the process (-D), so that signals meet the process.
+    let strace = ["strace", "-D", "-f", "-y", "-q", "-s", "0", "-e", "signal=none", "-e", TRACED];
     let strace = strace.map(str::to_owned).into_iter().chain(preload);
     let output = ["-o".to_owned(), trace.display().to_string()];
     coordinator.wrapper(strace.chain(output));
@@ -120,9 +124,17 @@ async fn nothing_that_the_log_relies_on_escapes_the_shim() {
             let ended = transact(&client, &members.iter().collect::<Vec<_>>()).await;
             assert_eq!(ended, Ended::Committed);
         }
+        let ended = coordinator.process().unwrap().id().to_string();
         coordinator.stop().unwrap();
+        let mut traced = String::new();
+        wait_until("the end of the trace", HANG, || {
+            traced = fs::read_to_string(&trace)?;
+            let mut exits = traced.lines().filter_map(|line| line.split_once(" +++ exited"));
+            Ok(exits.any(|(thread, _)| thread.trim() == ended))
+        })
+        .unwrap();
         let noted = disk.noted().unwrap();
-        let mut seen = calls(&fs::read_to_string(&trace).unwrap(), &dir);
+        let mut seen = calls(&traced, &dir);
         let mut take = |names: &[&str]| names.iter().filter_map(|name| seen.remove(*name)).sum();
         let expected = Noted {
             written: take(&["write", "writev", "pwrite64", "ftruncate"]),
