@@ -42,15 +42,16 @@ pub const CRASH_POINTS: &[&str] = &[
 ];
 
 /// Kills the own process (SIGKILL) if `UNANIMOUS_CRASH_POINT` is `name` or `name:n` and this is the
-/// n-th pass.
+/// n-th pass. With `UNANIMOUS_CRASH_SIGNAL=TERM` it is asked to stop instead, and goes on.
 #[cfg(not(feature = "crash-points"))]
 #[inline(always)]
 pub fn crash_point(_name: &'static str) {}
 
 /// Kills the own process (SIGKILL) if `UNANIMOUS_CRASH_POINT` is `name` or `name:n` and this is the
-/// n-th pass.
+/// n-th pass. With `UNANIMOUS_CRASH_SIGNAL=TERM` it is asked to stop instead, and goes on.
 #[cfg(feature = "crash-points")]
 pub fn crash_point(name: &'static str) {
+    use rustix::process::Signal;
     use std::collections::BTreeMap;
     use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -71,9 +72,10 @@ pub fn crash_point(name: &'static str) {
         *pass
     };
     if wanted.as_ref().is_some_and(|(want, at)| want == name && *at == pass) {
-        let _ =
-            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-        loop {
+        let asked = std::env::var_os("UNANIMOUS_CRASH_SIGNAL").is_some_and(|name| name == "TERM");
+        let signal = if asked { Signal::TERM } else { Signal::KILL };
+        let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+        while !asked {
             std::thread::park();
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use unanimous_sdk::Client;
 use unanimous_tests::real::memory::{Ended, Member, transact};
 use unanimous_tests::real::power::{Disk, Noted};
-use unanimous_tests::real::{Coordinator, wait_until};
+use unanimous_tests::real::{Coordinator, shim, wait_until};
 
 /// Set for the process that writes and is killed.
 const WRITES_IN: &str = "POWER_TEST_WRITES_IN";
@@ -48,10 +48,12 @@ fn writes_and_is_killed() {
 #[test]
 fn what_was_synced_stays_and_of_the_rest_anything() {
     let (mut sectors, mut names) = (BTreeSet::new(), BTreeSet::new());
+    let compiled = tempfile::tempdir().unwrap();
+    let shim = shim::compile("power", compiled.path()).unwrap();
     for seed in 0..40 {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("dir");
-        let mut disk = Disk::new(&dir, &home.path().join("aside")).unwrap();
+        let mut disk = Disk::new(&shim, &dir, &home.path().join("aside")).unwrap();
         let mut killed = Command::new(std::env::current_exe().unwrap());
         killed.args(["--exact", "writes_and_is_killed", "--test-threads", "1"]);
         killed.env(WRITES_IN, &dir).envs(disk.env());
@@ -107,7 +109,8 @@ async fn nothing_that_the_log_relies_on_escapes_the_shim() {
         renameat,renameat2,symlink,symlinkat,fsync,fdatasync,msync,sync,syncfs,io_uring_setup";
     let home = tempfile::tempdir().unwrap();
     let (dir, trace) = (home.path().join("log"), home.path().join("trace"));
-    let mut disk = Disk::new(&dir, &home.path().join("aside")).unwrap();
+    let shim = shim::compile("power", home.path()).unwrap();
+    let mut disk = Disk::new(&shim, &dir, &home.path().join("aside")).unwrap();
     let mut coordinator = Coordinator::new(home.path(), &dir).unwrap();
     let preload = disk.env().map(|(name, value)| format!("--env={name}={}", value.display()));
     // Behind the process (-D), so that signals meet the process.

@@ -19,6 +19,7 @@ pub const CRASH_POINTS: &[&str] = &[
     "serve.reply.after_send",
     "serve.commit.before_send",
     "serve.commit.after_send",
+    "serve.rollback.after_send",
     "serve.ack.received",
     "serve.end.before_append",
     "serve.compact.before_append",

@@ -459,6 +459,9 @@ impl Driver {
                 crash_point("serve.commit.before_send");
                 after_write("serve.commit.after_send");
             }
+            Message::Decide { decision: Decision::Rollback, .. } => {
+                after_write("serve.rollback.after_send");
+            }
             _ => {}
         }
         let offered = self.registry.deliver(now, to, branch, message);

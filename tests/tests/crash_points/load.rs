@@ -1,6 +1,7 @@
-//! Transfers from bank-a to bank-b, and what their client was told.
+//! Transfers from bank-a to the other banks, or within it if it is alone, and what their client was
+//! told.
 
-use crate::world::{ACCOUNTS, BANKS, OPENING_CENTS, Role, Told, World};
+use crate::world::{ACCOUNTS, OPENING_CENTS, Role, Told, World, shares};
 use anyhow::{Result, ensure};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -30,7 +31,7 @@ struct Bank {
 /// One client with a few transfers at a time.
 pub(crate) struct Load {
     client: Client,
-    banks: [Bank; 2],
+    banks: Vec<Bank>,
     number: Cell<u32>,
     told: RefCell<BTreeMap<Gtrid, Told>>,
     violations: RefCell<Vec<String>>,
@@ -38,20 +39,19 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn new(world: &World) -> Result<Rc<Self>> {
-        let bank = |role: Role| -> Result<Bank> {
+        let bank = |role: &Role| -> Result<Bank> {
             let endpoint = Endpoint::from_shared(world.url(role.name()))?;
             let endpoint = endpoint.connect_timeout(Duration::from_secs(1));
             let client = BankServiceClient::new(endpoint.connect_lazy());
-            Ok(Bank { client, open: world.is_open(role) })
+            Ok(Bank { client, open: world.is_open(*role) })
         };
-        let [a, b] = BANKS.map(bank);
         let client = Client::builder(world.url("coordinator"), "crash points")
             .begin_within(PATIENCE)
             .resolve_within(PATIENCE)
             .connect()?;
         Ok(Rc::new(Self {
             client,
-            banks: [a?, b?],
+            banks: world.banks().iter().map(bank).collect::<Result<_>>()?,
             number: Cell::new(0),
             told: RefCell::default(),
             violations: RefCell::default(),
@@ -81,17 +81,22 @@ impl Load {
             bank.open.clone().wait_for(|open| *open).await?;
         }
         let transaction = self.client.begin("transfer").timeout(Duration::from_secs(3)).await?;
-        for (bank, cents) in self.banks.iter().zip([-cents, cents]) {
-            let mut client = bank.client.clone();
-            let message = MoveRequest { account: number % ACCOUNTS + 1, cents };
-            let send = |request| async move { client.r#move(request).await };
-            transaction.call(message, send).await?;
+        for (bank, shares) in self.banks.iter().zip(shares(self.banks.len())) {
+            for (place, share) in shares.iter().enumerate() {
+                let mut client = bank.client.clone();
+                let account = (number + u32::try_from(place)?) % ACCOUNTS + 1;
+                let message = MoveRequest { account, cents: cents * share };
+                let send = |request| async move { client.r#move(request).await };
+                transaction.call(message, send).await?;
+            }
         }
         let gtrid = transaction.gtrid();
         let ended = transaction.commit().await;
         let committed = match &ended {
             Ok(_) => true,
             Err(CommitError::RolledBack { .. }) => false,
+            // A one-phase commit whose answer is lost leaves nobody who knows.
+            Err(CommitError::Unknown { .. }) if self.banks.len() == 1 => false,
             Err(error) => {
                 self.violations.borrow_mut().push(format!("{gtrid}: {error}"));
                 false

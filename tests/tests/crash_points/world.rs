@@ -1,6 +1,8 @@
-//! Three processes on an address of their own, each with a folder.
+//! Processes on an address of their own, each with a folder.
 
 use anyhow::{Context, Result, ensure};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,22 +11,25 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::rc::Rc;
+use std::sync::OnceLock;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_local};
 use unanimous_core::coordinator::Recovered;
 use unanimous_core::{Gtrid, Outcome};
+use unanimous_tests::real::power::Disk;
 
 pub(crate) const ACCOUNTS: u32 = 1_000;
 pub(crate) const OPENING_CENTS: i64 = 100_000;
 /// What each process listens on, below the ports that outgoing connections are given.
-const PORTS: [(&str, u16); 5] = [
+const PORTS: [(&str, u16); 6] = [
     ("claim", 27_450),
     ("coordinator", 27_451),
     ("admin", 27_452),
     ("bank-a", 27_453),
     ("bank-b", 27_454),
+    ("bank-c", 27_455),
 ];
 /// Small, so that every coordinator compacts its log again and again.
 const LOG_BYTES_COMPACT: &str = "1KiB";
@@ -34,6 +39,8 @@ const BANK_LOG_BYTES: &str = "1000";
 const VOLUME_BYTES: &str = "600";
 /// A bank says so when it takes calls.
 const BANK_IS_OPEN: &str = r#""message":"open""#;
+/// Everybody says so when it was asked to stop.
+const STOPS: &str = r#""message":"stopping"#;
 /// Of what each process said, when something is wrong.
 const LAST_WORDS_LINES: usize = 12;
 
@@ -42,10 +49,28 @@ pub(crate) enum Role {
     Coordinator,
     BankA,
     BankB,
+    BankC,
 }
 
-pub(crate) const ROLES: [Role; 3] = [Role::Coordinator, Role::BankA, Role::BankB];
-pub(crate) const BANKS: [Role; 2] = [Role::BankA, Role::BankB];
+/// A world has the first two, three or four of them.
+pub(crate) const ROLES: [Role; 4] = [Role::Coordinator, Role::BankA, Role::BankB, Role::BankC];
+
+/// What becomes of the disk of a process that dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    Kill,
+    Power,
+}
+
+/// In parts of its sum, what a transfer between so many banks moves at each of them. Within one it
+/// goes from one account to the next.
+pub(crate) fn shares(banks: usize) -> &'static [&'static [i64]] {
+    match banks {
+        1 => &[&[-1, 1]],
+        2 => &[&[-1], &[1]],
+        _ => &[&[-2], &[1], &[1]],
+    }
+}
 
 impl Role {
     pub(crate) fn name(self) -> &'static str {
@@ -53,6 +78,7 @@ impl Role {
             Self::Coordinator => "coordinator",
             Self::BankA => "bank-a",
             Self::BankB => "bank-b",
+            Self::BankC => "bank-c",
         }
     }
 }
@@ -77,23 +103,54 @@ pub(crate) struct World {
     address: Ipv4Addr,
     /// Held as long as the world lives.
     _claim: TcpListener,
+    /// The coordinator first.
+    roles: &'static [Role],
+    /// Empty where processes are only killed.
+    disks: BTreeMap<Role, Disk>,
+    rng: ChaCha8Rng,
     processes: BTreeMap<Role, Process>,
     words: BTreeMap<Role, Rc<RefCell<Vec<String>>>>,
     /// Whether a bank takes calls.
     open: BTreeMap<Role, watch::Sender<bool>>,
+    /// Whether a process was asked to stop, and says so.
+    stopping: BTreeMap<Role, watch::Sender<bool>>,
 }
 
 impl World {
-    pub(crate) fn new() -> Result<Self> {
+    /// With so many banks. `seed` decides what a loss of power leaves.
+    pub(crate) fn new(banks: usize, loss: Loss, seed: u64) -> Result<Self> {
         let (address, claim) = claim()?;
+        let (dir, roles) = (tempfile::tempdir()?, &ROLES[..=banks]);
+        let mut disks = BTreeMap::new();
+        for role in roles.iter().filter(|_| loss == Loss::Power) {
+            let (own, aside) = (role.name(), format!("{}-aside", role.name()));
+            let disk = Disk::new(shim()?, &dir.path().join(own), &dir.path().join(aside))?;
+            disks.insert(*role, disk);
+        }
+        let watches = || roles.iter().map(|role| (*role, watch::Sender::new(false))).collect();
         Ok(Self {
-            dir: tempfile::tempdir()?,
+            dir,
             address,
             _claim: claim,
+            roles,
+            disks,
+            rng: ChaCha8Rng::seed_from_u64(seed),
             processes: BTreeMap::new(),
-            words: ROLES.map(|role| (role, Rc::default())).into(),
-            open: BANKS.map(|bank| (bank, watch::Sender::new(false))).into(),
+            words: roles.iter().map(|role| (*role, Rc::default())).collect(),
+            open: watches(),
+            stopping: watches(),
         })
+    }
+
+    pub(crate) fn banks(&self) -> &'static [Role] {
+        &self.roles[1..]
+    }
+
+    /// Waits until the process was asked to stop.
+    pub(crate) async fn stops(&self, role: Role) -> Result<()> {
+        let mut stopping = self.stopping[&role].subscribe();
+        stopping.wait_for(|stopping| *stopping).await?;
+        Ok(())
     }
 
     pub(crate) fn url(&self, name: &str) -> String {
@@ -111,6 +168,17 @@ impl World {
 
     /// Starts the process unless it runs, to die at the crash point if one is given.
     pub(crate) fn start(&mut self, role: Role, crash_point: Option<&str>) -> Result<()> {
+        let env = crash_point.map(|point| ("UNANIMOUS_CRASH_POINT", point));
+        self.start_with(role, env.as_slice())
+    }
+
+    /// The same; it asks itself to stop there, and goes on.
+    pub(crate) fn start_to_stop(&mut self, role: Role, crash_point: &str) -> Result<()> {
+        let signal = ("UNANIMOUS_CRASH_SIGNAL", "TERM");
+        self.start_with(role, &[("UNANIMOUS_CRASH_POINT", crash_point), signal])
+    }
+
+    fn start_with(&mut self, role: Role, env: &[(&str, &str)]) -> Result<()> {
         if self.processes.contains_key(&role) {
             return Ok(());
         }
@@ -121,7 +189,7 @@ impl World {
                 command.args(["serve", "--init", "--listen", &listen(name)]);
                 command.args(["--admin-listen", &listen("admin")]);
             }
-            Role::BankA | Role::BankB => {
+            Role::BankA | Role::BankB | Role::BankC => {
                 command.args(["dev", "bank", "--name", name, "--listen", &listen(name)]);
                 command.args(["--address", &self.url("coordinator")]);
             }
@@ -133,21 +201,23 @@ impl World {
         command.env("UNANIMOUS_LOG_BYTES_COMPACT", LOG_BYTES_COMPACT);
         command.env("UNANIMOUS_BANK_LOG_BYTES", BANK_LOG_BYTES);
         command.env("UNANIMOUS_VOLUME_BYTES", VOLUME_BYTES);
-        if let Some(point) = crash_point {
-            command.env("UNANIMOUS_CRASH_POINT", point);
+        command.env_remove("UNANIMOUS_CRASH_SIGNAL").envs(env.iter().copied());
+        if let Some(disk) = self.disks.get(&role) {
+            command.envs(disk.env());
         }
         let mut child = command.kill_on_drop(true).spawn()?;
         let stdin = child.stdin.take();
         let stderr = child.stderr.take().context("no stderr")?;
-        self.words[&role].borrow_mut().push(format!("-- started, to die at {crash_point:?}"));
-        let listening = listen_to(stderr, Rc::clone(&self.words[&role]), self.open.get(&role));
+        self.words[&role].borrow_mut().push(format!("-- started with {env:?}"));
+        let tell = [&self.open[&role], &self.stopping[&role]].map(Clone::clone);
+        let listening = listen_to(stderr, Rc::clone(&self.words[&role]), tell);
         self.processes.insert(role, Process { child, _stdin: stdin, listening });
         Ok(())
     }
 
     /// Starts what does not run.
     pub(crate) fn start_all(&mut self) -> Result<()> {
-        ROLES.into_iter().try_for_each(|role| self.start(role, None))
+        self.roles.iter().try_for_each(|role| self.start(*role, None))
     }
 
     /// Waits for the end of the process. Nothing is lost when the future is dropped.
@@ -157,6 +227,12 @@ impl World {
         // Before it is started again: what it said last must not follow what it says first.
         (&mut process.listening).await?;
         self.processes.remove(&role);
+        if let Some(disk) = self.disks.get_mut(&role) {
+            disk.ended()?;
+            if !status.success() {
+                disk.lose_power(&mut self.rng)?;
+            }
+        }
         Ok(status)
     }
 
@@ -166,7 +242,8 @@ impl World {
             .processes
             .iter_mut()
             .map(|(role, process)| Box::pin(async move { (*role, process.child.wait().await) }));
-        let [one, two, three] = [waiting.next(), waiting.next(), waiting.next()];
+        let mut next = || waiting.next();
+        let [one, two, three, four] = [next(), next(), next(), next()];
         let wait = async |ended: Option<_>| match ended {
             Some(ended) => ended.await,
             None => std::future::pending().await,
@@ -175,6 +252,7 @@ impl World {
             ended = wait(one) => ended,
             ended = wait(two) => ended,
             ended = wait(three) => ended,
+            ended = wait(four) => ended,
         };
         Ok((role, self.ended(role).await?))
     }
@@ -189,33 +267,35 @@ impl World {
         self.ended(role).await
     }
 
-    /// All three stop by themselves: the coordinator first, which finishes what it has decided.
+    /// All stop by themselves: the coordinator first, which finishes what it has decided.
     pub(crate) async fn stop_all(&mut self) -> Result<()> {
-        for role in ROLES {
+        for role in self.roles.iter().copied() {
             let status = self.end(role, Signal::TERM).await?;
             ensure!(status.success(), "{} did not stop cleanly: {status}", role.name());
         }
         Ok(())
     }
 
-    /// All three have stopped: nothing is in doubt or unfinished, no cent is missing, each bank
+    /// All have stopped: nothing is in doubt or unfinished, no cent is missing, each bank
     /// has exactly what was told as committed, and what was told is what the log says.
     pub(crate) fn verify(&self, told: &BTreeMap<Gtrid, Told>) -> Result<()> {
         let committed = told.values().filter(|told| told.committed);
         let moved: i64 = committed.clone().map(|told| told.cents).sum();
         ensure!(committed.count() > 0, "nothing was committed");
-        for (bank, sign) in BANKS.into_iter().zip([-1, 1]) {
-            let summary = unanimous_sdk::embedded::inspect(&self.folder(bank))?;
+        let banks = self.banks();
+        for (bank, shares) in banks.iter().zip(shares(banks.len())) {
+            let summary = unanimous_sdk::embedded::inspect(&self.folder(*bank))?;
             let name = bank.name();
             ensure!(summary.in_doubt.is_empty(), "{name}: in doubt: {:?}", summary.in_doubt);
-            let expected = i64::from(ACCOUNTS) * OPENING_CENTS + sign * moved;
+            let expected = i64::from(ACCOUNTS) * OPENING_CENTS + shares.iter().sum::<i64>() * moved;
             let actual = summary.sum_actual;
             ensure!(actual == expected, "{name}: {actual} cents, told were {expected}");
         }
         let recovered = recovered(&self.folder(Role::Coordinator))?;
         let unfinished = recovered.transactions().count();
         ensure!(unfinished == 0, "{unfinished} transactions are unfinished or heuristic");
-        for (gtrid, told) in told {
+        // A one-phase commit leaves no record.
+        for (gtrid, told) in told.iter().filter(|_| banks.len() > 1) {
             let outcome = recovered.outcome(gtrid);
             let committed = outcome == Some(Outcome::Committed);
             ensure!(committed == told.committed, "{gtrid}: told {told:?}, the log: {outcome:?}");
@@ -229,7 +309,9 @@ impl World {
         let folder = self.folder(role);
         Ok(match role {
             Role::Coordinator => recovered(&folder)?.transactions().count(),
-            Role::BankA | Role::BankB => unanimous_sdk::embedded::inspect(&folder)?.in_doubt.len(),
+            Role::BankA | Role::BankB | Role::BankC => {
+                unanimous_sdk::embedded::inspect(&folder)?.in_doubt.len()
+            }
         })
     }
 
@@ -266,24 +348,35 @@ fn socket(address: Ipv4Addr, name: &str) -> SocketAddr {
     SocketAddr::from((address, port))
 }
 
-/// Keeps what the process says, and tells when a bank takes calls and when it does not any more.
+/// Keeps what the process says, and tells when a bank takes calls and when it does not any more,
+/// and when it stops.
 fn listen_to(
     stderr: ChildStderr,
     words: Rc<RefCell<Vec<String>>>,
-    open: Option<&watch::Sender<bool>>,
+    [open, stopping]: [watch::Sender<bool>; 2],
 ) -> JoinHandle<()> {
-    let open = open.cloned();
-    let tell = move |is_open| open.as_ref().map(|open| open.send_replace(is_open));
     spawn_local(async move {
         let mut lines = BufReader::new(stderr).lines();
         while let Ok(Some(line)) = lines.next_line().await {
             if line.contains(BANK_IS_OPEN) {
-                tell(true);
+                open.send_replace(true);
+            }
+            if line.contains(STOPS) {
+                stopping.send_replace(true);
             }
             words.borrow_mut().push(line);
         }
-        tell(false);
+        open.send_replace(false);
+        stopping.send_replace(false);
     })
+}
+
+/// Compiled once.
+fn shim() -> Result<&'static Path> {
+    static SHIM: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let compiled = SHIM.get_or_init(|| unanimous_tests::real::shim::compile("power", dir).ok());
+    compiled.as_deref().context("the power shim cannot be compiled")
 }
 
 fn recovered(dir: &Path) -> Result<Recovered> {

@@ -11,7 +11,7 @@ use unanimous_tests::real::coordinator::free_port;
 use unanimous_tests::real::power::{Disk, Lost};
 use unanimous_tests::real::wire::bank_service_client::BankServiceClient;
 use unanimous_tests::real::wire::{DescribeRequest, DescribeResponse};
-use unanimous_tests::real::{Coordinator, LOOK, Process, binary};
+use unanimous_tests::real::{Coordinator, LOOK, Process, binary, shim};
 
 /// Transfers are within one of them, or between two or three.
 pub(crate) const BANKS: usize = 3;
@@ -39,9 +39,10 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Not started yet; everything is below `home`.
     pub(crate) fn new(home: &Path) -> anyhow::Result<Self> {
+        let shim = shim::compile("power", home)?;
         let disk = |process| {
             let name = name(process);
-            Disk::new(&home.join(&name), &home.join(format!("{name}-aside")))
+            Disk::new(&shim, &home.join(&name), &home.join(format!("{name}-aside")))
         };
         let disks = [disk(0)?, disk(1)?, disk(2)?, disk(3)?];
         let mut coordinator = Coordinator::new(home, &home.join(name(COORDINATOR)))?;

@@ -88,17 +88,17 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Makes the directory if need be. What is in it counts as durable. `aside` is for this alone,
-    /// on the same file system.
+    /// Makes the directory if need be. What is in it counts as durable. `shim` is the compiled
+    /// `power`; `aside` is for this directory alone, on the same file system.
     ///
     /// # Errors
-    /// The shim cannot be compiled, or the system refuses.
-    pub fn new(dir: &Path, aside: &Path) -> anyhow::Result<Self> {
+    /// The system refuses.
+    pub fn new(shim: &Path, dir: &Path, aside: &Path) -> anyhow::Result<Self> {
         for dir in [dir, &aside.join("kept")] {
             fs::create_dir_all(dir)?;
         }
         let (dir, aside) = (dir.canonicalize()?, aside.canonicalize()?);
-        let shim = super::shim::compile("power", &aside)?;
+        let shim = shim.to_owned();
         let mut disk = Self { dir, shim, aside, objects: Vec::new(), live: BTreeMap::new() };
         disk.take_as_durable()?;
         Ok(disk)
