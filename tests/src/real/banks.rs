@@ -173,7 +173,8 @@ impl Transfers {
         running
     }
 
-    async fn transfer(&self) -> Ended {
+    /// One transfer.
+    pub async fn transfer(&self) -> Ended {
         let begin = self.client.begin("transfer").timeout(TRANSFER_MAX);
         let transaction = match begin.await {
             Ok(transaction) => transaction,

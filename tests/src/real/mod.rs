@@ -15,6 +15,7 @@ pub mod latency;
 pub mod memory;
 pub mod power;
 pub mod process;
+pub mod proxy;
 pub mod report;
 pub mod shim;
 pub mod space;

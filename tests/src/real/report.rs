@@ -38,6 +38,12 @@ impl Report {
         }
     }
 
+    /// How many things did not hold.
+    #[must_use]
+    pub fn violations(&self) -> usize {
+        self.violations.len()
+    }
+
     /// Prints the object. Exit code 1 if something did not hold, or the experiment broke off.
     #[must_use]
     pub fn end(mut self, ran: anyhow::Result<()>) -> ExitCode {
