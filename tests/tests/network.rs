@@ -1,6 +1,6 @@
 //! Real processes on a network that fails (catalogue 3.4): a TCP proxy between the coordinator and
-//! those who talk to it. Loss, duplicates and reordering are the simulator's (N-01, N-02); N-05 is in
-//! `overload.rs`.
+//! those who talk to it. Loss, duplicates and reordering are the simulator's (N-01, N-02); N-05 is
+//! in `overload.rs`.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -164,8 +164,8 @@ async fn n_07_a_reset_before_any_reply_of_a_session_leaves_one_effect() {
     fleet.verify().await;
 }
 
-/// N-07, the calls for people and scripts: each is repeated after its reply was lost, and the answer
-/// is that of the first.
+/// N-07, the calls for people and scripts: each is repeated after its reply was lost, and the
+/// answer is that of the first.
 #[tokio::test]
 async fn n_07_a_reset_before_the_reply_of_a_call_leaves_one_effect() {
     let (_home, mut coordinator) = coordinator(&[]).await;

@@ -120,7 +120,7 @@ struct Connection {
 struct Shared {
     flows: watch::Sender<[Flow; 2]>,
     connections: Mutex<Vec<Arc<Connection>>>,
-    /// So many pieces of replies may still pass; the next one is not passed and cuts. Negative: all.
+    /// So many pieces of replies may still pass, the next one is lost and cuts. Negative: all.
     replies_left: AtomicI64,
     cuts: AtomicU64,
     injected: Mutex<Option<(To, Injected)>>,

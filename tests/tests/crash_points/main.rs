@@ -1,8 +1,8 @@
 //! kill -9 of the coordinator and of the banks at every named point of a transaction's life, of a
 //! start and of a stop, and the loss of its power there: the first time, again while the recovery
 //! that follows runs, and two processes at once; with one, two and three banks. `rows` says which
-//! cases of the catalogue (3.2 and 3.3) these are. Built with the feature `crash-points` in a target
-//! folder of its own; `UNANIMOUS_SWEEP=full` tries everything.
+//! cases of the catalogue (3.2 and 3.3) these are. Built with the feature `crash-points` in a
+//! target folder of its own; `UNANIMOUS_SWEEP=full` tries everything.
 #![cfg(feature = "crash-points")]
 #![allow(clippy::print_stdout, reason = "a test")]
 
@@ -406,9 +406,13 @@ fn nothing_is_lost_wherever_a_process_dies() {
     let power_losses = ended.iter().filter(|(case, _)| case.loss == Loss::Power).count();
     let violations = ended.iter().filter(|(_, result)| result.is_err()).count();
     println!("{runs} runs in {} s", begun.elapsed().as_secs());
-    println!(
-        r#"{{"points":{},"runs":{runs},"power_losses":{power_losses},"not_passed":{not_passed},"violations":{violations}}}"#,
-        points.len()
-    );
+    let report = serde_json::json!({
+        "points": points.len(),
+        "runs": runs,
+        "power_losses": power_losses,
+        "not_passed": not_passed,
+        "violations": violations,
+    });
+    println!("{report}");
     assert_eq!((ended.len(), violations), (runs, 0), "violations are above");
 }

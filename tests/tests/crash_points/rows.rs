@@ -85,7 +85,7 @@ macro_rules! rows {
 }
 
 rows! {
-    #[test] fn c_00_begun_and_not_answered_is_rolled_back_and_its_number_not_given_out_again = "C-00";
+    #[test] fn c_00_begun_and_not_answered_is_rolled_back_and_its_number_not_used_again = "C-00";
     #[test] fn c_01_begun_and_hardly_enlisted_is_rolled_back = "C-01";
     #[test] fn c_02_enlisted_and_not_asked_to_prepare_is_rolled_back = "C-02";
     #[test] fn c_03_some_asked_to_prepare_is_rolled_back = "C-03";

@@ -7,7 +7,8 @@
 //! - A name is durable once its directory was synced after it changed, and only then: a file that
 //!   was synced itself goes all the same if its name was not (ext4 would keep it). Of the changes
 //!   of one directory since, the first so many happened: that order, and that a rename happens
-//!   whole, is what every journalling file system gives. Two directories do not wait for each other.
+//!   whole, is what every journalling file system gives. Two directories do not wait for each
+//!   other.
 //! - `sync_file_range` makes nothing durable.
 
 mod journal;
@@ -29,11 +30,14 @@ type Id = usize;
 /// Noted in an earlier life of the process, so before any sync of this one.
 const EARLIER: i64 = -1;
 
+/// Names that change at once, and what they then stand for.
+type Changed = Vec<(OsString, Option<Id>)>;
+
 #[derive(Debug, Default)]
 struct Dir {
     durable: BTreeMap<OsString, Id>,
-    /// Where in the journal, and which names changed at once.
-    pending: Vec<(i64, Vec<(OsString, Option<Id>)>)>,
+    /// With their places in the journal.
+    pending: Vec<(i64, Changed)>,
 }
 
 impl Dir {
