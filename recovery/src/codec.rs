@@ -252,8 +252,10 @@ mod tests {
                     "{name} {end}"
                 );
             }
-            let longer = [&bytes[..], &[0]].concat();
-            assert_eq!(decode_record(&longer), Err(CodecError::TrailingBytes(1)), "{name}");
+            for more in [1, 2, 40] {
+                let longer = [&bytes[..], &[0; 40][..more]].concat();
+                assert_eq!(decode_record(&longer), Err(CodecError::TrailingBytes(more)), "{name}");
+            }
         }
         for unknown in [0, 7, 14, 20, 255] {
             assert_eq!(decode_record(&[unknown, 1]), Err(CodecError::UnknownTag(unknown)));

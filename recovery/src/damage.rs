@@ -375,4 +375,25 @@ mod tests {
             assert_eq!(row.found, Found::FramesBeyondWitness);
         }
     }
+
+    /// A directory that is only out of reach must not be made anew from the other one.
+    #[test]
+    fn what_the_operator_or_another_disk_can_mend_is_no_damage() {
+        use io::ErrorKind;
+        let error = |kind: ErrorKind| OpenError::io("reading", Path::new("log"))(kind.into());
+        for kind in [
+            ErrorKind::PermissionDenied,
+            ErrorKind::QuotaExceeded,
+            ErrorKind::ReadOnlyFilesystem,
+            ErrorKind::StorageFull,
+        ] {
+            assert!(!error(kind).is_damage(), "{kind:?}");
+        }
+        for kind in [ErrorKind::NotFound, ErrorKind::UnexpectedEof, ErrorKind::Other] {
+            assert!(error(kind).is_damage(), "{kind:?}");
+        }
+        assert!(!OpenError::InUse(PathBuf::from("log")).is_damage());
+        let dir = PathBuf::from("log");
+        assert!(!OpenError::NoSpace { dir, needed_bytes: 2, free_bytes: 1 }.is_damage());
+    }
 }
