@@ -189,7 +189,6 @@ impl Coordinator {
             State::OnePhase if matches!(vote, Vote::Rollback { .. }) && branch.result.is_none() => {
                 branch.vote(vote);
                 branch.result = Some(BranchResult::RolledBack);
-                transaction.version += 1;
                 self.end_one_phase(now, id);
             }
             // Late: the branch that votes no is undone and needs no rollback; one that votes yes
