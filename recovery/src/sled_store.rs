@@ -208,8 +208,8 @@ impl SledStore {
             })
     }
 
-    /// Ends the store. On `Ok` everything is durable, its files change no more, and it can be opened
-    /// again at once.
+    /// Ends the store. On `Ok` everything is durable, its files change no more, and it can be
+    /// opened again at once.
     pub(crate) fn close(mut self) -> Result<(), StoreError> {
         self.sync()?;
         let db = self.db.take();

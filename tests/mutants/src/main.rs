@@ -5,8 +5,8 @@
 //! and against 10,000 schedules of the simulator: minutes, where a build for each takes hours. What
 //! cannot stand behind a switch is left to cargo-mutants itself.
 //!
-//! In the root of the workspace, `mutants K/N` judges the K-th of N parts. A mutant whose verdict is
-//! known for these very sources is not judged again; the score is that of all known so far.
+//! In the root of the workspace, `mutants K/N` judges the K-th of N parts. A mutant whose verdict
+//! is known for these very sources is not judged again; the score is that of all known so far.
 //!
 //! Exit code 0: the score of what is known is at least 95 %; 1: it is not; 2: wrong usage.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
