@@ -270,3 +270,25 @@ fn the_ended_mark_of_the_next_life_excepts_only_what_is_unfinished() {
     ended(&mut s);
     assert_eq!(s.coordinator.ended_mark().unwrap().exceptions, [unfinished]);
 }
+
+/// What `log dump` and the operator see of a log without a coordinator.
+#[test]
+fn a_log_tells_what_was_committed_finished_or_not() {
+    let mut s = Script::new("");
+    let finished = decided(&mut s);
+    s.acknowledges(1, COMMITTED, "by hand").done(2).flushed();
+    let unfinished = decided(&mut s);
+    s.attach(1).begin().enlist(1).enlist(2).rollback();
+    s.acknowledges(1, COMMITTED, "by hand").flushed();
+    let (recovered, _) = s.recovered();
+    assert_eq!(recovered.committed().collect::<Vec<_>>(), [&unfinished, &finished]);
+    let outcomes: Vec<_> = recovered
+        .outcomes()
+        .map(|(gtrid, outcome, branches, unforgotten)| {
+            (*gtrid, outcome, branches.len(), unforgotten.len())
+        })
+        .collect();
+    assert_eq!(outcomes, [(finished, Outcome::Committed, 2, 1)]);
+    let names: Vec<_> = recovered.participants().map(|(name, _)| name.clone()).collect();
+    assert_eq!(names, [participant(1)]);
+}

@@ -90,3 +90,17 @@ fn an_order_to_commit_overtakes_a_question_about_an_unknown_branch() {
         assert_eq!(next, [Action::Call { branch: id(1), call: Call::CommitOnePhase }]);
     }
 }
+
+/// Hello names them, and a start asks about them.
+#[test]
+fn the_branches_in_doubt_are_those_that_voted_commit() {
+    let mut participant = participant();
+    participant.handle(Millis(0), joined(1_000));
+    for number in [3, 2] {
+        participant.handle(Millis(0), Event::Recovered { branch: id(number), evidence: None });
+    }
+    assert_eq!(participant.in_doubt().collect::<Vec<_>>(), [&id(2), &id(3)]);
+    participant.handle(Millis(0), told(OWNER, id(2), commit(1)));
+    assert_eq!(participant.in_doubt().collect::<Vec<_>>(), [&id(3)]);
+    assert_eq!(participant.branches_len(), 3);
+}
