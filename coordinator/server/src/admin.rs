@@ -245,14 +245,14 @@ fn page_size(wire: u32) -> usize {
     }
 }
 
-fn filter(text: &str) -> Result<Option<Arc<Filter>>, Refusal> {
+pub(crate) fn filter(text: &str) -> Result<Option<Arc<Filter>>, Refusal> {
     if text.trim().is_empty() {
         return Ok(None);
     }
     filter::parse(text).map(|filter| Some(Arc::new(filter))).map_err(Refusal::bad_filter)
 }
 
-fn page_token(text: &str) -> Result<Option<Gtrid>, Refusal> {
+pub(crate) fn page_token(text: &str) -> Result<Option<Gtrid>, Refusal> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -261,12 +261,12 @@ fn page_token(text: &str) -> Result<Option<Gtrid>, Refusal> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Name {
+pub(crate) enum Name {
     Full(Gtrid),
     Suffix(String),
 }
 
-fn name(text: &str) -> Result<Name, Refusal> {
+pub(crate) fn name(text: &str) -> Result<Name, Refusal> {
     let bad = |detail: String| Refusal::invalid("gtrid", detail);
     let digits = text.bytes().all(|c| c.is_ascii_hexdigit());
     match text.len() {

@@ -76,7 +76,7 @@ pub(crate) fn closing(detail: &str) -> v1::TransactResponse {
     v1::TransactResponse { call: 0, body: Some(body) }
 }
 
-fn check_hello(hello: &v1::ClientHello) -> Result<(), &'static str> {
+pub(crate) fn check_hello(hello: &v1::ClientHello) -> Result<(), &'static str> {
     if hello.protocol_version != PROTOCOL_VERSION {
         return Err("the protocol version is not known; 1 is");
     }
@@ -118,18 +118,18 @@ fn hear(
     Some(Inbound::Called(session, message.call, called))
 }
 
-fn gtrid(bytes: &[u8]) -> Result<Gtrid, Refusal> {
+pub(crate) fn gtrid(bytes: &[u8]) -> Result<Gtrid, Refusal> {
     Gtrid::from_bytes(bytes).map_err(|error| Refusal::invalid("gtrid", error.to_string()))
 }
 
-fn check_request_id(bytes: &[u8]) -> Result<(), Refusal> {
+pub(crate) fn check_request_id(bytes: &[u8]) -> Result<(), Refusal> {
     match bytes.len() {
         0 | 16 => Ok(()),
         _ => Err(Refusal::invalid("request_id", "a request id has 16 bytes, or none")),
     }
 }
 
-fn begin(wire: &v1::Begin) -> Call {
+pub(crate) fn begin(wire: &v1::Begin) -> Call {
     let foreseen = [
         ("parent", wire.parent.is_empty()),
         ("superior", wire.superior.is_none()),

@@ -23,6 +23,8 @@ mod convert;
 mod crash;
 mod driver;
 mod filter;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod orphans;
 mod participant_session;
 mod refusal;

@@ -120,7 +120,7 @@ fn branches(gate: &Gate, session: SessionId, peer: &Peer, wire: &[v1::BranchRef]
 }
 
 /// Who is at the other end, by its hello.
-struct Peer {
+pub(crate) struct Peer {
     name: ParticipantName,
     instance: InstanceId,
     /// With the number that stands for each in a bqual.
@@ -130,7 +130,7 @@ struct Peer {
 }
 
 impl Peer {
-    fn meet(hello: &v1::Hello) -> Result<Self, String> {
+    pub(crate) fn meet(hello: &v1::Hello) -> Result<Self, String> {
         if hello.protocol_version != PROTOCOL_VERSION {
             return Err(format!(
                 "protocol version {} is not known, {PROTOCOL_VERSION} is",
@@ -192,7 +192,11 @@ impl Peer {
         heard.map_err(|what| gate.ignore(session, self.name.as_str(), what)).ok()
     }
 
-    fn enlist(&self, session: SessionId, wire: &v1::Enlist) -> Result<Inbound, &'static str> {
+    pub(crate) fn enlist(
+        &self,
+        session: SessionId,
+        wire: &v1::Enlist,
+    ) -> Result<Inbound, &'static str> {
         let branch = convert::branch_id(wire.branch.as_ref()).map_err(|Hold| MALFORMED_ID)?;
         let bad = |detail| Ok(Inbound::BadResource(session, branch, detail));
         let Some((number, resource)) =
@@ -219,13 +223,17 @@ impl Peer {
         Ok(Inbound::Enlist(session, Box::new(enlistment)))
     }
 
-    fn vote(&self, session: SessionId, wire: &v1::Vote) -> Result<Inbound, &'static str> {
+    pub(crate) fn vote(
+        &self,
+        session: SessionId,
+        wire: &v1::Vote,
+    ) -> Result<Inbound, &'static str> {
         let branch = convert::branch_id(wire.branch.as_ref()).map_err(|Hold| MALFORMED_ID)?;
         let vote = convert::vote(wire).map_err(|Hold| "an unknown ballot")?;
         self.answered(session, branch, Answer::Voted(vote))
     }
 
-    fn acknowledged(
+    pub(crate) fn acknowledged(
         &self,
         session: SessionId,
         wire: &v1::Acknowledged,

@@ -25,7 +25,7 @@ use unanimous_proto::v1;
 
 /// Names a session in this life of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct SessionId(u64);
+pub(crate) struct SessionId(pub(crate) u64);
 
 /// What a session, or a unary call, tells the driver.
 #[derive(Debug)]

@@ -44,13 +44,13 @@ impl Transactions {
     }
 }
 
-fn gtrid(text: &str) -> Result<Gtrid, Refusal> {
+pub(crate) fn gtrid(text: &str) -> Result<Gtrid, Refusal> {
     text.parse()
         .map_err(|error: unanimous_core::IdError| Refusal::invalid("gtrid", error.to_string()))
 }
 
 /// Hexadecimal digits of 16 bytes, or nothing.
-fn check_request_id(text: &str) -> Result<(), Refusal> {
+pub(crate) fn check_request_id(text: &str) -> Result<(), Refusal> {
     let hex = text.len() == 32 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
     if text.is_empty() || hex {
         return Ok(());

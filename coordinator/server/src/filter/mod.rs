@@ -5,6 +5,8 @@
 //! wrong; here is what it means.
 
 mod parse;
+#[cfg(any(test, feature = "fuzzing"))]
+mod print;
 #[cfg(test)]
 mod tests;
 
