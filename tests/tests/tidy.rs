@@ -163,7 +163,7 @@ fn neither_the_default_nor_the_workspace_build_contains_crash_points_or_bugs() {
         let tree = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(tree.contains("unanimous-recovery"), "the tree has the crates");
-        for feature in ["crash-points", "museum"] {
+        for feature in ["crash-points", "museum", "fuzzing"] {
             assert!(!tree.contains(feature), "{selection:?} has {feature}");
         }
     }
