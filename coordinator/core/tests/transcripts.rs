@@ -361,6 +361,18 @@ fn regression_a_vote_that_comes_after_the_acknowledgement_changes_nothing() {
     s.check("regression_vote_after_acknowledgement");
 }
 
+/// Found by the simulator: the branch left phase two, but not the record, so that the outcome was
+/// another one after a compaction.
+#[test]
+fn regression_a_late_no_leaves_the_branch_on_the_record_that_names_it() {
+    let mut s = Script::new("One branch commits alone; the other votes no when that is on record.");
+    s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided).votes_commit(1).rollback();
+    s.acknowledges(1, Done::Heuristic(BranchResult::Committed), "by hand").flushed();
+    s.votes_rollback(2, "too late").flushed().resolve(Some(2));
+    s.restart().flushed().resolve(Some(2));
+    s.check("regression_late_no");
+}
+
 /// A bqual stands in a transaction once, whoever claims it.
 #[test]
 fn a_stranger_who_claims_a_listed_branch_changes_nothing() {

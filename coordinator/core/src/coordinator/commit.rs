@@ -152,7 +152,7 @@ impl Coordinator {
 
     fn on_vote(&mut self, now: Millis, id: BranchId, vote: Vote) {
         let Some(transaction) = self.transactions.get_mut(&id.gtrid) else { return };
-        let state = transaction.state;
+        let (state, on_record) = (transaction.state, transaction.heuristic_logged);
         let Some(branch) = transaction.branch_mut(&id.bqual) else { return };
         match state {
             State::Active if branch.ballot == Ballot::Outstanding => {
@@ -194,11 +194,16 @@ impl Coordinator {
             // Late: the branch that votes no is undone and needs no rollback; one that votes yes
             // gets it anyway.
             State::RollingBack => {
-                // Not once it has acknowledged: then its end may be on record already.
-                if matches!(vote, Vote::Rollback { .. } | Vote::ReadOnly)
-                    && branch.ballot == Ballot::Outstanding
-                    && branch.result.is_none()
-                {
+                let undone = matches!(vote, Vote::Rollback { .. } | Vote::ReadOnly);
+                if !undone || branch.ballot != Ballot::Outstanding || branch.result.is_some() {
+                    return;
+                }
+                // What is on record as part of phase two stays a part of it.
+                if on_record {
+                    branch.result = Some(BranchResult::RolledBack);
+                    transaction.version += 1;
+                    self.take_result(now, id);
+                } else {
                     branch.vote(vote);
                     transaction.version += 1;
                     self.finish_if_done(now, id.gtrid);

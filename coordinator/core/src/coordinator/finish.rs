@@ -81,7 +81,7 @@ impl Coordinator {
 
     /// A branch of phase two has a result: recorded before anything else if it deviates (section 3,
     /// row "branch heuristic").
-    fn take_result(&mut self, now: Millis, id: BranchId) {
+    pub(super) fn take_result(&mut self, now: Millis, id: BranchId) {
         let Some(transaction) = self.transactions.get_mut(&id.gtrid) else { return };
         let decided = decided_as(transaction.decision());
         let Some(branch) = transaction.branch(&id.bqual) else { return };
