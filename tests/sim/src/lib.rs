@@ -13,16 +13,16 @@
 //! ```
 //!
 //! Reading order: `swarm` (what a seed draws), `world` (the loop), `coordinator` with its `log` and
-//! `compaction`, `participant` with its `store` and
-//! `bank`, `client` (the nodes), `network`, `disk`, `faults`,
-//! [`run`] (many seeds on many threads). [`invariants`] watches
-//! every step.
+//! `compaction`, `participant` with its `store` and `bank`, `client` (the nodes), `network`, `disk`, `faults`, `misbehave`, [`run`] (many seeds on
+//! many threads). [`invariants`] watches every step.
+//!
+//! A [`Script`] changes what a seed draws: `shrink` looks for a smaller schedule that fails alike,
+//! `sweep` lets each node die at each point of its life.
 //!
 //! What it is *not*: it simulates neither gRPC nor the log's store, and no scheduler inside a
 //! process. Those are tried with real processes.
 //!
-//! To reproduce a failure: `sim --seed N --schedules 1 --trace`. To add a fault: a rate in `swarm`,
-//! its place in `faults` or `network`, and a line in `World::heal`.
+//! To reproduce and shrink a failure, to add an invariant or a fault: docs/testing.md.
 
 mod bank;
 mod client;
@@ -52,7 +52,7 @@ mod sweep;
 mod trace;
 mod world;
 
-pub use coverage::{Coverage, CoverageTable};
+pub use coverage::{Coverage, CoverageTable, Impossible, Pair};
 pub use hashes::hashes;
 pub use random::Random;
 pub use run::{Failure, Options, Stop, Totals, run, simulate, simulate_with};

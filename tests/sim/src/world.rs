@@ -273,13 +273,16 @@ impl World {
         self.participants.iter().all(|participant| participant.at_rest(&orphans))
     }
 
-    /// Branches of a log that is gone: they are left alone for ever (protocol.md section 1, rule
-    /// 4), and their operators end them by hand.
+    /// Branches of which a process may know for ever: those of a log that is gone, which are left
+    /// alone (protocol.md section 1, rule 4) until their operators end them by hand, and those that
+    /// were disowned by their own participant.
     fn orphans(&self) -> Vec<BranchId> {
-        let gone = self.ledger.transactions.iter().filter(|transaction| transaction.orphaned);
-        gone.flat_map(|transaction| {
+        let all = self.ledger.transactions.iter();
+        all.flat_map(|transaction| {
             let gtrid = transaction.gtrid;
-            transaction.branches.iter().map(move |branch| BranchId { gtrid, bqual: branch.bqual })
+            let left = transaction.branches.iter();
+            left.filter(|branch| transaction.orphaned || branch.lied)
+                .map(move |branch| BranchId { gtrid, bqual: branch.bqual })
         })
         .collect()
     }

@@ -83,6 +83,8 @@ pub struct Branch {
     pub alone: bool,
     /// It has dropped its heuristic record: a report that still comes is an old one.
     pub forgotten: bool,
+    /// Its participant has said of it what is not so.
+    pub lied: bool,
     /// It was told to commit.
     pub told_commit: bool,
     /// It was told to roll back.
@@ -105,6 +107,7 @@ impl Branch {
             ended: None,
             alone: false,
             forgotten: false,
+            lied: false,
             told_commit: false,
             told_rollback: false,
             recorded: None,
@@ -266,7 +269,9 @@ impl Ledger {
         let Some(transaction) = self.transaction_mut(&id.gtrid).filter(|_| own) else { return };
         transaction.lied = true;
         let branch = transaction.branches.iter_mut().find(|branch| branch.bqual == id.bqual);
-        if let (Some(branch), Answer::Voted(vote)) = (branch, answer) {
+        let Some(branch) = branch else { return };
+        branch.lied = true;
+        if let Answer::Voted(vote) = answer {
             branch.vote(vote);
         }
     }
