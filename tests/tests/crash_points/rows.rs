@@ -72,7 +72,7 @@ fn row(id: &str) {
 }
 
 macro_rules! rows {
-    ($($(#[$test:meta])* fn $name:ident = $id:literal;)*) => {
+    ($($(#[$test:meta])* fn $name:ident() = $id:literal;)*) => {
         $($(#[$test])* fn $name() { row($id); })*
 
         #[test]
@@ -85,28 +85,28 @@ macro_rules! rows {
 }
 
 rows! {
-    #[test] fn c_00_begun_and_not_answered_is_rolled_back_and_its_number_not_used_again = "C-00";
-    #[test] fn c_01_begun_and_hardly_enlisted_is_rolled_back = "C-01";
-    #[test] fn c_02_enlisted_and_not_asked_to_prepare_is_rolled_back = "C-02";
-    #[test] fn c_03_some_asked_to_prepare_is_rolled_back = "C-03";
-    #[test] fn c_04_all_voted_yes_and_nothing_appended_is_rolled_back = "C-04";
-    #[test] fn c_05_decided_in_the_process_alone_is_rolled_back = "C-05";
-    #[test] fn c_07_decided_and_not_synced_is_whole_or_not_there = "C-07";
-    #[test] fn c_08_decided_durably_and_told_nobody_commits = "C-08";
-    #[test] fn c_09_some_told_to_commit_commits = "C-09";
-    #[test] fn c_10_decided_and_the_client_not_answered_commits_and_says_so = "C-10";
-    #[test] fn c_11_some_acknowledgements_commits = "C-11";
-    #[test] fn c_12_all_acknowledged_and_no_end_is_told_again = "C-12";
-    #[test] fn c_13_the_end_not_durable_is_told_again_or_ended = "C-13";
-    #[test] fn c_15_some_told_to_roll_back_is_rolled_back = "C-15";
-    #[test] fn c_17_no_epoch_twice_when_the_start_is_interrupted = "C-17";
-    #[test] fn c_19_asked_to_stop_in_any_state_and_killed_a_second_later = "C-19";
-    #[test] fn cp_0_worked_and_not_prepared_votes_no = "CP-0";
-    #[test] fn cp_1_prepared_and_not_synced_votes_after_a_sync_or_no = "CP-1";
-    #[test] fn cp_2_prepared_durably_and_not_voted_asks_for_the_outcome = "CP-2";
-    #[test] fn cp_3_voted_yes_waits_for_the_outcome = "CP-3";
-    #[test] fn cp_4_told_to_commit_and_not_done_is_told_again = "CP-4";
-    #[test] fn cp_6_committed_durably_and_not_acknowledged_acknowledges_again = "CP-6";
-    #[test] fn cp_7_acknowledged_and_not_forgotten_forgets_later = "CP-7";
-    #[test] fn cp_9_five_deaths_while_recovering_end_in_the_same = "CP-9";
+    #[test] fn c_00_begun_and_not_answered_is_rolled_back_and_its_number_not_used_again() = "C-00";
+    #[test] fn c_01_begun_and_hardly_enlisted_is_rolled_back() = "C-01";
+    #[test] fn c_02_enlisted_and_not_asked_to_prepare_is_rolled_back() = "C-02";
+    #[test] fn c_03_some_asked_to_prepare_is_rolled_back() = "C-03";
+    #[test] fn c_04_all_voted_yes_and_nothing_appended_is_rolled_back() = "C-04";
+    #[test] fn c_05_decided_in_the_process_alone_is_rolled_back() = "C-05";
+    #[test] fn c_07_decided_and_not_synced_is_whole_or_not_there() = "C-07";
+    #[test] fn c_08_decided_durably_and_told_nobody_commits() = "C-08";
+    #[test] fn c_09_some_told_to_commit_commits() = "C-09";
+    #[test] fn c_10_decided_and_the_client_not_answered_commits_and_says_so() = "C-10";
+    #[test] fn c_11_some_acknowledgements_commits() = "C-11";
+    #[test] fn c_12_all_acknowledged_and_no_end_is_told_again() = "C-12";
+    #[test] fn c_13_the_end_not_durable_is_told_again_or_ended() = "C-13";
+    #[test] fn c_15_some_told_to_roll_back_is_rolled_back() = "C-15";
+    #[test] fn c_17_no_epoch_twice_when_the_start_is_interrupted() = "C-17";
+    #[test] fn c_19_asked_to_stop_in_any_state_and_killed_a_second_later() = "C-19";
+    #[test] fn cp_0_worked_and_not_prepared_votes_no() = "CP-0";
+    #[test] fn cp_1_prepared_and_not_synced_votes_after_a_sync_or_no() = "CP-1";
+    #[test] fn cp_2_prepared_durably_and_not_voted_asks_for_the_outcome() = "CP-2";
+    #[test] fn cp_3_voted_yes_waits_for_the_outcome() = "CP-3";
+    #[test] fn cp_4_told_to_commit_and_not_done_is_told_again() = "CP-4";
+    #[test] fn cp_6_committed_durably_and_not_acknowledged_acknowledges_again() = "CP-6";
+    #[test] fn cp_7_acknowledged_and_not_forgotten_forgets_later() = "CP-7";
+    #[test] fn cp_9_five_deaths_while_recovering_end_in_the_same() = "CP-9";
 }
