@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -356,99 +354,4 @@ async fn o_11_a_tenth_of_a_core() {
     canary.sings().await;
     coordinator.settled(HANG).await.unwrap();
     coordinator.stop().unwrap();
-}
-
-/// Carries bytes both ways until it is told to drop them: both ends stay open, and hear nothing
-/// more.
-async fn proxy(to: SocketAddr) -> (SocketAddr, watch::Sender<bool>) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (cut, is_cut) = watch::channel(false);
-    tokio::spawn(async move {
-        let mut kept = Vec::new();
-        while let Ok((near, _)) = listener.accept().await {
-            let far = TcpStream::connect(to).await.unwrap();
-            let (near, far) = (near.into_split(), far.into_split());
-            let mut is_cut = is_cut.clone();
-            kept.push(tokio::spawn(async move {
-                let ((mut near_in, mut near_out), (mut far_in, mut far_out)) = (near, far);
-                tokio::select! {
-                    _ = copy(&mut near_in, &mut far_out) => {}
-                    _ = copy(&mut far_in, &mut near_out) => {}
-                    _ = is_cut.changed() => std::future::pending().await,
-                }
-            }));
-        }
-    });
-    (address, cut)
-}
-
-/// N-04: a peer that is gone without a word is found by the keepalive; its branches do not hold up
-/// anybody else.
-#[tokio::test]
-async fn n_04_a_half_open_connection_is_found() {
-    let (keepalive_ms, keepalive_timeout_ms) = (200, 200);
-    let server = Server::start(Config { keepalive_ms, keepalive_timeout_ms, ..Config::default() });
-    let canary = Canary::start(&server.url()).await;
-    let (address, cut) = proxy(server.sessions).await;
-    let gone = Member::start_all(&format!("http://{address}"), &["gone"]).await.unwrap();
-    let begin = canary.client.begin("half-open").timeout(Duration::from_secs(2));
-    let transaction = begin.await.unwrap();
-    for member in canary.members.iter().chain(&gone) {
-        member.work(&transaction).await.unwrap();
-    }
-    assert_eq!(server.status().await.participants_connected, 3);
-    cut.send_replace(true);
-    let hanging = tokio::spawn(transaction.commit());
-    until("the keepalive finds it", async || {
-        canary.sings().await;
-        server.status().await.participants_connected == 2
-    })
-    .await;
-    let answer = hanging.await.unwrap();
-    assert!(matches!(answer, Err(CommitError::RolledBack { .. })), "{answer:?}");
-}
-
-/// N-12: connections that trickle are ended, others do not notice.
-#[tokio::test]
-async fn n_12_a_thousand_trickling_connections_are_closed() {
-    const CONNECTIONS: usize = 1_000;
-    let server = Server::start(Config { hello_ms_max: 1_000, ..Config::default() });
-    let canary = Canary::start(&server.url()).await;
-    let mut trickling = JoinSet::new();
-    for _ in 0..CONNECTIONS {
-        let mut stream = TcpStream::connect(server.sessions).await.unwrap();
-        trickling.spawn(async move {
-            // A byte of the preface at a time, for ever; until the other side has enough.
-            let mut buffer = [0; 64];
-            for byte in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".iter().cycle() {
-                if stream.write_all(&[*byte]).await.is_err() {
-                    break;
-                }
-                let pause = Duration::from_millis(400);
-                if let Ok(Ok(0) | Err(_)) =
-                    tokio::time::timeout(pause, stream.read(&mut buffer)).await
-                {
-                    break;
-                }
-            }
-        });
-    }
-    let all_closed = Arc::new(tokio::sync::Notify::new());
-    let told = Arc::clone(&all_closed);
-    tokio::spawn(async move {
-        trickling.join_all().await;
-        told.notify_one();
-    });
-    let closed = async {
-        let mut notified = std::pin::pin!(all_closed.notified());
-        loop {
-            tokio::select! {
-                () = &mut notified => break,
-                () = canary.sings() => {}
-            }
-        }
-    };
-    tokio::time::timeout(HANG, closed).await.expect("they are still open");
-    canary.sings().await;
 }

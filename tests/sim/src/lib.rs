@@ -13,8 +13,9 @@
 //! ```
 //!
 //! Reading order: `swarm` (what a seed draws), `world` (the loop), `coordinator` with its `log` and
-//! `compaction`, `participant` with its `store` and `bank`, `client` (the nodes), `network`, `disk`, `faults`, `misbehave`, [`run`] (many seeds on
-//! many threads). [`invariants`] watches every step.
+//! `compaction`, `participant` with its `store` and `bank`, `client` (the nodes), `network`,
+//! `disk`, `faults`, `misbehave`, [`run`] (many seeds on many threads). [`invariants`] watches
+//! every step.
 //!
 //! A [`Script`] changes what a seed draws: `shrink` looks for a smaller schedule that fails alike,
 //! `sweep` lets each node die at each point of its life.

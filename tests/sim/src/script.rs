@@ -1,4 +1,5 @@
-//! What a schedule is told besides its seed: how small it is, which faults it keeps, who dies where.
+//! What a schedule is told besides its seed: how small it is, which faults it keeps, who dies
+//! where.
 
 use super::swarm::Swarm;
 use super::world::{Node, World};

@@ -32,8 +32,8 @@ pub enum Action {
     Flush,
     /// A participant's resource has done what it was called for, durably.
     Return(usize),
-    /// The coordinator dies and starts again. So many of the records in flight survive: none after a
-    /// power loss that takes the page cache, all after a kill, some after any of both.
+    /// The coordinator dies and starts again. So many of the records in flight survive: none after
+    /// a power loss that takes the page cache, all after a kill, some after any of both.
     CoordinatorDies {
         /// How many.
         kept: usize,
