@@ -1,4 +1,5 @@
-//! L6: to replay the log twice is to replay it once: nothing in it depends on what was there before.
+//! L6: to replay the log twice is to replay it once: nothing in it depends on what was there
+//! before.
 
 use super::{Fact, Invariant, Ledger, silent_at_rest};
 use unanimous_core::coordinator::Recovered;
