@@ -7,6 +7,7 @@
 //!
 //! In the root of the workspace, `mutants K/N` judges the K-th of N parts. A mutant whose verdict
 //! is known for these very sources is not judged again; the score is that of all known so far.
+//! `mutants report` judges nothing: its last line is the score, one flat JSON object.
 //!
 //! Exit code 0: the score of what is known is at least 95 %; 1: it is not; 2: wrong usage.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
@@ -32,9 +33,9 @@ use tree::Sources;
 /// Tries the tests of the core and of the log with every mistake that cargo-mutants can think of.
 #[derive(Parser)]
 struct Arguments {
-    /// Which part of how many.
-    #[arg(default_value = "1/1", value_parser = part)]
-    part: (usize, usize),
+    /// K/N: which part of how many. Or `report`: only what is known.
+    #[arg(default_value = "1/1", value_parser = what)]
+    what: What,
     /// Only this package.
     #[arg(short, long)]
     package: Option<String>,
@@ -49,9 +50,19 @@ struct Arguments {
     work: PathBuf,
 }
 
-fn part(text: &str) -> Result<(usize, usize), String> {
+#[derive(Clone, Copy)]
+enum What {
+    Report,
+    Part(usize, usize),
+}
+
+fn what(text: &str) -> Result<What, String> {
+    if text == "report" {
+        return Ok(What::Report);
+    }
     let numbers = text.split_once('/').and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
-    numbers.filter(|(k, n)| (1..=*n).contains(k)).ok_or_else(|| "K/N, K from 1 to N".to_owned())
+    let part = numbers.filter(|(k, n)| (1..=*n).contains(k)).map(|(k, n)| What::Part(k, n));
+    part.ok_or_else(|| "K/N, K from 1 to N, or report".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -79,14 +90,14 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let all = listed.into_iter().filter(|mutant| !mutant.is_of_the_museum());
     let all: BTreeMap<Number, Mutant> = (1..).zip(all).collect();
     let mut journal = Journal::open(&work, sources.fingerprint())?;
-    let (k, n) = arguments.part;
     let mut ours = all.clone();
-    match &arguments.only {
-        Some(only) => {
+    match (arguments.what, &arguments.only) {
+        (What::Report, _) => ours.clear(),
+        (What::Part(..), Some(only)) => {
             ours.retain(|_, mutant| mutant.name.contains(only));
             journal.known.clear();
         }
-        None => ours.retain(|number, mutant| {
+        (What::Part(k, n), None) => ours.retain(|number, mutant| {
             number % n == k - 1 && !journal.known.contains_key(&mutant.name)
         }),
     }
@@ -94,9 +105,9 @@ fn run(arguments: &Arguments) -> Result<bool> {
         let bench = Bench { root: &root, work: &work, sources: &sources, packages: &packages };
         journal = bench.judge(&all, ours.clone(), arguments.jobs, journal)?;
     }
-    let shown: Vec<&Mutant> = match &arguments.only {
-        Some(_) => ours.values().collect(),
-        None => all.values().collect(),
+    let shown: Vec<&Mutant> = match (arguments.what, &arguments.only) {
+        (What::Part(..), Some(_)) => ours.values().collect(),
+        _ => all.values().collect(),
     };
     report::print(&root, &work, &shown, &journal.known, of_the_museum)
 }

@@ -141,7 +141,34 @@ pub(crate) fn print(
     let text = serde_json::to_string_pretty(&report)?;
     std::fs::write(work.join("result.json"), &text)?;
     println!("{text}");
+    println!("{}", serde_json::Value::from(report.flat()));
     Ok(report.packages.values().chain([&report.together]).all(Score::is_enough))
+}
+
+impl Report {
+    /// The figures alone: `core_caught`, `recovery_caught` and so on.
+    fn flat(&self) -> serde_json::Map<String, serde_json::Value> {
+        let mut flat = serde_json::Map::new();
+        for (package, score) in &self.packages {
+            let package = package.trim_start_matches("unanimous-");
+            let counts = [
+                ("mutants", score.mutants),
+                ("caught", score.caught),
+                ("missed", score.missed),
+                ("timeouts", score.timed_out),
+                ("unviable", score.unviable),
+                ("equivalent", score.equivalent),
+            ];
+            for (what, count) in counts {
+                flat.insert(format!("{package}_{what}"), count.into());
+            }
+            flat.insert(format!("{package}_score"), score.score.into());
+        }
+        flat.insert("not_judged".to_owned(), self.not_judged.into());
+        flat.insert("equivalent".to_owned(), self.together.equivalent.into());
+        flat.insert("score".to_owned(), self.together.score.into());
+        flat
+    }
 }
 
 impl Score {
