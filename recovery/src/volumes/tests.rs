@@ -27,11 +27,13 @@ fn start(number: u64) -> ChainStart {
     ChainStart { number, previous_crc: 7, first_lsn: number }
 }
 
-/// Waits for a volume that is being made: which one a frame goes to depends on it.
-fn settle(store: &mut Volumes) {
-    if let Next::Making(made) = &store.next {
-        let made = made.recv().unwrap();
-        store.next = Next::Ready(made.unwrap());
+impl Volumes {
+    /// Waits for a volume that is being made: which one a frame goes to depends on it.
+    pub(crate) fn settle(&mut self) {
+        if let Next::Making(made) = &self.next {
+            let made = made.recv().unwrap();
+            self.next = Next::Ready(made.unwrap());
+        }
     }
 }
 
@@ -107,7 +109,7 @@ fn a_volume_fits_one_segment_whatever_its_frames() {
         while store.sealed.len() < 2 {
             number += 1;
             store.append(FrameNumber(number), &value(number, length)).unwrap();
-            settle(&mut store);
+            store.settle();
         }
         for volume in &store.sealed {
             let db = volume_dir(dir.path(), volume.number).join("db");
@@ -125,7 +127,7 @@ fn old_volumes_go_and_the_rest_stays_readable() {
     let mut store = Volumes::create(dir.path(), start(1)).unwrap();
     for number in 1..=120 {
         store.append(FrameNumber(number), &value(number, 80_000)).unwrap();
-        settle(&mut store);
+        store.settle();
     }
     let volumes = store.sealed.len();
     assert!(volumes >= 4, "{volumes}");
@@ -163,7 +165,7 @@ fn a_half_made_volume_is_in_nobodys_way() {
     fs::write(dir.path().join(NEXT).join("db"), b"garbage").unwrap();
     for number in 1..=60 {
         store.append(FrameNumber(number), &value(number, 80_000)).unwrap();
-        settle(&mut store);
+        store.settle();
     }
     assert!(!store.sealed.is_empty());
 }

@@ -186,6 +186,8 @@ fn most_bytes_on_disk(dir: &Path, frame_bytes: usize, total_bytes: usize) -> u64
         let records = vec![record];
         let frame = Frame { number, first_lsn: number, unix_ms: 0, previous_crc: 0, records };
         let bytes = frame.encode();
+        // Nothing here waits for a sync, so the frames would outrun the making of their volumes.
+        store.settle();
         store.append(FrameNumber(number), &bytes).unwrap();
         retained.push(RetainedFrame::of(&frame, bytes.len()));
         if retained.bytes() > RETAINED_BYTES + (1 << 20) {
