@@ -6,6 +6,7 @@ use crate::switch::Number;
 use crate::tree::Suite;
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -19,8 +20,13 @@ const SCHEDULES: &str = "10000";
 /// What takes this many times as long as without a mutant hangs.
 const SLOWER_MAX: f64 = 8.0;
 const SECONDS_MIN: f64 = 20.0;
-/// Tests that take less are run together.
+/// Tests that take less come first.
 const QUICK_SECONDS_MAX: f64 = 0.3;
+/// So much of tests is run at once: all of them go on when one has failed.
+const BATCH_SECONDS_MAX: f64 = 1.0;
+/// Tests that take more are told of: they are what a mutant that nothing sees costs.
+const LONG_SECONDS_MIN: f64 = 1.0;
+const TURNS: Number = 8;
 /// What `timeout` says of a command that it had to kill.
 const KILLED: i32 = 128 + 9;
 
@@ -50,11 +56,14 @@ struct Case {
 /// All tests, the quick ones first: most mutants get no further.
 pub(crate) struct Judge {
     cases: Vec<Case>,
+    /// How many mutants of a file each test has caught: what saw one often sees the next.
+    catches: Mutex<BTreeMap<(String, String), usize>>,
 }
 
 enum Run {
     Passed,
-    Failed,
+    /// These tests; none, if the process ended first.
+    Failed(Vec<String>),
     Hung,
 }
 
@@ -82,7 +91,10 @@ impl Judge {
         cases.sort_by(|one, other| one.seconds.total_cmp(&other.seconds));
         let seconds: f64 = cases.iter().map(|case| case.seconds).sum();
         eprintln!("{} tests pass in {seconds:.0} s", cases.len());
-        Ok(Self { cases })
+        for case in cases.iter().filter(|case| case.seconds >= LONG_SECONDS_MIN) {
+            eprintln!("{:6.1} s: {} {}", case.seconds, case.suite.name, case.test);
+        }
+        Ok(Self { cases, catches: Mutex::default() })
     }
 
     /// Finds the verdict on each of the mutants, and tells it at once.
@@ -92,7 +104,9 @@ impl Judge {
         jobs: usize,
         told: &Mutex<Journal>,
     ) -> Result<()> {
-        let list: Vec<(&Number, &Mutant)> = mutants.iter().collect();
+        let mut list: Vec<(&Number, &Mutant)> = mutants.iter().collect();
+        // From all files by turns: a run that is ended early says something of each.
+        list.sort_by_key(|(number, _)| *number % TURNS);
         let next = AtomicUsize::new(0);
         let work = || -> Result<()> {
             while let Some((number, mutant)) = list.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -108,28 +122,63 @@ impl Judge {
     }
 
     fn verdict(&self, number: Number, mutant: &Mutant) -> Result<Verdict> {
-        let (quick, slow): (Vec<&Case>, Vec<&Case>) = self
-            .cases
-            .iter()
-            .filter(|case| case.reached.contains(&number))
-            .filter(|case| case.suite.package == mutant.package || case.suite.package == SIMULATION)
-            .partition(|case| case.seconds < QUICK_SECONDS_MAX);
-        let mut together: BTreeMap<&Path, Vec<&Case>> = BTreeMap::new();
-        for case in quick {
-            together.entry(&case.suite.program).or_default().push(case);
-        }
-        for cases in together.into_values().chain(slow.into_iter().map(|case| vec![case])) {
+        for cases in self.batches(number, mutant) {
             let seconds: f64 = cases.iter().map(|case| case.seconds).sum();
             let seconds_max = (seconds * SLOWER_MAX).max(SECONDS_MIN);
             let names: Vec<&str> = cases.iter().map(|case| &*case.test).collect();
-            let by = || format!("{} {}", cases[0].suite.name, names.join(" "));
             match run(&cases[0].suite, &names, number, seconds_max, None)? {
                 Run::Passed => {}
-                Run::Failed => return Ok(Verdict::Caught { by: by() }),
-                Run::Hung => return Ok(Verdict::TimedOut { in_suite: by() }),
+                Run::Failed(failed) => {
+                    // None of them, if the process ended first.
+                    let by = if failed.is_empty() { names.join(" ") } else { failed.join(" ") };
+                    let mut catches = self.catches.lock().expect("no worker panics");
+                    for test in failed {
+                        *catches.entry((mutant.file.clone(), test)).or_default() += 1;
+                    }
+                    return Ok(Verdict::Caught { by: format!("{} {by}", cases[0].suite.name) });
+                }
+                Run::Hung => {
+                    let in_suite = format!("{} {}", cases[0].suite.name, names.join(" "));
+                    return Ok(Verdict::TimedOut { in_suite });
+                }
             }
         }
         Ok(Verdict::Missed)
+    }
+
+    /// The tests that come to a mutant: first those that caught another one of its file, then the
+    /// quick ones, about a second of them at once.
+    fn batches(&self, number: Number, mutant: &Mutant) -> Vec<Vec<&Case>> {
+        let catches = self.catches.lock().expect("no worker panics");
+        let caught = |case: &Case| {
+            let key = (mutant.file.clone(), case.test.clone());
+            catches.get(&key).copied().unwrap_or_default()
+        };
+        let package =
+            |case: &Case| [mutant.package.as_str(), SIMULATION].contains(&&*case.suite.package);
+        let mut cases: Vec<&Case> = self
+            .cases
+            .iter()
+            .filter(|case| case.reached.contains(&number) && package(case))
+            .collect();
+        cases.sort_by_cached_key(|case| {
+            let quick = case.seconds < QUICK_SECONDS_MAX;
+            (Reverse(caught(case)), !quick, quick.then(|| case.suite.program.clone()))
+        });
+        let mut batches: Vec<Vec<&Case>> = Vec::new();
+        for case in cases {
+            let seconds = |batch: &[&Case]| batch.iter().map(|case| case.seconds).sum::<f64>();
+            match batches.last_mut() {
+                Some(batch)
+                    if batch[0].suite.program == case.suite.program
+                        && seconds(batch) + case.seconds <= BATCH_SECONDS_MAX =>
+                {
+                    batch.push(case);
+                }
+                _ => batches.push(vec![case]),
+            }
+        }
+        batches
     }
 }
 
@@ -156,7 +205,7 @@ fn run(
     command
         .args(["--signal=KILL", &format!("{seconds_max:.0}")])
         .arg(&suite.program)
-        .args(["--quiet", "--exact"])
+        .arg("--exact")
         .args(names)
         .current_dir(&suite.folder)
         .env("UNANIMOUS_MUTANT", number.to_string())
@@ -164,17 +213,22 @@ fn run(
         .env("INSTA_UPDATE", "no")
         .env("CARGO_MANIFEST_DIR", &suite.folder)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
         .stderr(Stdio::null());
     if let Some(reached) = reached {
         command.env("UNANIMOUS_REACHED", reached);
     }
-    let status = command.status().context("running timeout (coreutils)")?;
-    Ok(match status.code() {
+    let output = command.output().context("running timeout (coreutils)")?;
+    Ok(match output.status.code() {
         Some(0) => Run::Passed,
         Some(KILLED) => Run::Hung,
-        _ => Run::Failed,
+        _ => Run::Failed(failed(&String::from_utf8_lossy(&output.stdout))),
     })
+}
+
+fn failed(text: &str) -> Vec<String> {
+    let name =
+        |line: &str| Some(line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?.to_owned());
+    text.lines().filter_map(name).collect()
 }
 
 fn tell(told: &Mutex<Journal>, mutant: &Mutant, verdict: Verdict) -> Result<()> {
