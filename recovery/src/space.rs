@@ -236,17 +236,22 @@ impl Spaces {
 fn allocate(file: &File, from: u64, to: u64) -> io::Result<()> {
     match rustix::fs::fallocate(file, FallocateFlags::empty(), from, to - from) {
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
-            let zeros = vec![0; CHUNK_BYTES];
-            let mut at = from;
-            while at < to {
-                let chunk = usize::try_from(to - at).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
-                file.write_all_at(&zeros[..chunk], at)?;
-                at += chunk as u64;
-            }
+            write_zeros(file, from, to)?;
         }
         allocated => allocated?,
     }
     file.sync_all()
+}
+
+fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
+    let zeros = vec![0; CHUNK_BYTES];
+    let mut at = from;
+    while at < to {
+        let chunk = usize::try_from(to - at).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+        file.write_all_at(&zeros[..chunk], at)?;
+        at += chunk as u64;
+    }
+    Ok(())
 }
 
 /// Gives the reserve's room back.

@@ -41,3 +41,80 @@ fn limits_fit_the_file_system() {
     let total_bytes = total.f_blocks * total.f_frsize;
     assert_eq!(watch.limits, Space { free_bytes_min: total_bytes / 4, ..wanted });
 }
+
+/// A reserve with a hole gives less room back than it says.
+#[test]
+fn a_reserve_that_is_partly_a_hole_is_allocated_again() {
+    let root = tempfile::tempdir().unwrap();
+    let file = File::create(root.path().join(FILE)).unwrap();
+    allocate(&file, 0, 1 << 20).unwrap();
+    file.set_len(SPACE.reserve_bytes).unwrap();
+    assert_eq!(reserve(root.path()), Some((SPACE.reserve_bytes, 1 << 20)));
+    SpaceWatch::open(root.path(), SPACE).unwrap();
+    assert_eq!(reserve(root.path()), Some((SPACE.reserve_bytes, SPACE.reserve_bytes)));
+}
+
+/// A file system without `fallocate`: the zeros are written, and what was there stays.
+#[test]
+fn zeros_are_written_up_to_the_end_and_nothing_before() {
+    let root = tempfile::tempdir().unwrap();
+    for (from, to) in [(0, 1), (5, 5), (7, CHUNK_BYTES + 7), (9, 2 * CHUNK_BYTES + 100)] {
+        let path = root.path().join("file");
+        fs::write(&path, vec![1; from]).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        write_zeros(&file, from as u64, to as u64).unwrap();
+        let expected: Vec<u8> = [vec![1; from], vec![0; to - from]].concat();
+        assert!(fs::read(&path).unwrap() == expected, "from {from} to {to}");
+        let metadata = fs::metadata(&path).unwrap();
+        assert!(metadata.blocks() * 512 >= to as u64, "from {from} to {to}: a hole");
+    }
+}
+
+/// What is kept for root is no room for anybody else.
+#[test]
+fn only_root_counts_the_blocks_that_are_kept_for_root() {
+    let root = tempfile::tempdir().unwrap();
+    let mut statvfs = rustix::fs::statvfs(root.path()).unwrap();
+    (statvfs.f_bfree, statvfs.f_bavail, statvfs.f_frsize) = (9, 7, 4096);
+    let blocks = if rustix::process::geteuid().is_root() { 9 } else { 7 };
+    assert_eq!(usable_bytes(&statvfs), blocks * 4096);
+}
+
+#[test]
+fn one_write_is_what_must_have_room() {
+    let root = tempfile::tempdir().unwrap();
+    let lacks_room = |space: Space, free_bytes: u64| {
+        let mut watch = SpaceWatch::open(root.path(), space).unwrap();
+        watch.seen.free_bytes = free_bytes;
+        watch.lacks_room()
+    };
+    assert!(lacks_room(SPACE, WRITE_BYTES_MAX - 1));
+    assert!(!lacks_room(SPACE, WRITE_BYTES_MAX));
+    assert!(!lacks_room(SPACE, WRITE_BYTES_MAX + 1));
+    assert!(!lacks_room(Space::OFF, 0), "a full disk ends this log");
+}
+
+/// The pair writes to both, so that it has the room of the worse one in everything.
+#[test]
+fn a_pair_has_the_room_of_the_worse_directory() {
+    let ample = SpaceSeen { free_bytes: 90, reserve_bytes: 9, low: false, full: false };
+    let low = SpaceSeen { free_bytes: 50, reserve_bytes: 9, low: true, full: false };
+    let full = SpaceSeen { free_bytes: 3, reserve_bytes: 0, low: true, full: true };
+    let root = tempfile::tempdir().unwrap();
+    let watch =
+        |seen: SpaceSeen| SpaceWatch { seen, ..SpaceWatch::open(root.path(), Space::OFF).unwrap() };
+    for (first, second, worse) in [
+        (ample, ample, ample),
+        (ample, low, low),
+        (low, ample, low),
+        (ample, full, full),
+        (full, low, full),
+    ] {
+        let mut spaces = Spaces::new(vec![watch(first), watch(second)]);
+        assert_eq!(spaces.seen(), worse, "{first:?} and {second:?}");
+        for (used, seen) in [([true, false], first), ([false, true], second)] {
+            spaces.sum_up(&used);
+            assert_eq!(spaces.seen(), seen, "used: {used:?}");
+        }
+    }
+}
