@@ -10,8 +10,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 /// The simulator's tests, which every mutant has to pass as well.
@@ -24,7 +24,8 @@ const SECONDS_MIN: f64 = 20.0;
 const QUICK_SECONDS_MAX: f64 = 0.3;
 /// So much of tests is run at once: all of them go on when one has failed.
 const BATCH_SECONDS_MAX: f64 = 1.0;
-/// Tests that take more are told of: they are what a mutant that nothing sees costs.
+/// Tests that take more meet what all others have passed, and are told of: they are what a mutant
+/// that nothing sees costs.
 const LONG_SECONDS_MIN: f64 = 1.0;
 const TURNS: Number = 8;
 /// What `timeout` says of a command that it had to kill.
@@ -104,25 +105,49 @@ impl Judge {
         jobs: usize,
         told: &Mutex<Journal>,
     ) -> Result<()> {
-        let mut list: Vec<(&Number, &Mutant)> = mutants.iter().collect();
+        let mut list: Vec<(Number, &Mutant)> =
+            mutants.iter().map(|(number, mutant)| (*number, mutant)).collect();
         // From all files by turns: a run that is ended early says something of each.
-        list.sort_by_key(|(number, _)| *number % TURNS);
-        let next = AtomicUsize::new(0);
+        list.sort_by_key(|(number, _)| number % TURNS);
+        let left = self.round(&list, false, jobs, told)?;
+        eprintln!("{} mutants are left to the long tests", left.len());
+        for (_, mutant) in self.round(&left, true, jobs, told)? {
+            tell(told, mutant, Verdict::Missed)?;
+        }
+        Ok(())
+    }
+
+    /// The long tests, or all the others, on each of the mutants. Returns those that pass.
+    fn round<'a>(
+        &self,
+        list: &[(Number, &'a Mutant)],
+        long: bool,
+        jobs: usize,
+        told: &Mutex<Journal>,
+    ) -> Result<Vec<(Number, &'a Mutant)>> {
+        let (next, left) = (AtomicUsize::new(0), Mutex::default());
         let work = || -> Result<()> {
             while let Some((number, mutant)) = list.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let verdict = self.verdict(**number, mutant)?;
-                tell(told, mutant, verdict)?;
+                match self.verdict(*number, mutant, long)? {
+                    Some(verdict) => tell(told, mutant, verdict)?,
+                    None => {
+                        let mut left: MutexGuard<'_, Vec<_>> = left.lock().expect("no panics");
+                        left.push((*number, *mutant));
+                    }
+                }
             }
             Ok(())
         };
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
             workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
-        })
+        })?;
+        Ok(left.into_inner().expect("no worker panics"))
     }
 
-    fn verdict(&self, number: Number, mutant: &Mutant) -> Result<Verdict> {
-        for cases in self.batches(number, mutant) {
+    /// `None`: it passes.
+    fn verdict(&self, number: Number, mutant: &Mutant, long: bool) -> Result<Option<Verdict>> {
+        for cases in self.batches(number, mutant, long) {
             let seconds: f64 = cases.iter().map(|case| case.seconds).sum();
             let seconds_max = (seconds * SLOWER_MAX).max(SECONDS_MIN);
             let names: Vec<&str> = cases.iter().map(|case| &*case.test).collect();
@@ -135,20 +160,21 @@ impl Judge {
                     for test in failed {
                         *catches.entry((mutant.file.clone(), test)).or_default() += 1;
                     }
-                    return Ok(Verdict::Caught { by: format!("{} {by}", cases[0].suite.name) });
+                    let by = format!("{} {by}", cases[0].suite.name);
+                    return Ok(Some(Verdict::Caught { by }));
                 }
                 Run::Hung => {
                     let in_suite = format!("{} {}", cases[0].suite.name, names.join(" "));
-                    return Ok(Verdict::TimedOut { in_suite });
+                    return Ok(Some(Verdict::TimedOut { in_suite }));
                 }
             }
         }
-        Ok(Verdict::Missed)
+        Ok(None)
     }
 
     /// The tests that come to a mutant: first those that caught another one of its file, then the
     /// quick ones, about a second of them at once.
-    fn batches(&self, number: Number, mutant: &Mutant) -> Vec<Vec<&Case>> {
+    fn batches(&self, number: Number, mutant: &Mutant, long: bool) -> Vec<Vec<&Case>> {
         let catches = self.catches.lock().expect("no worker panics");
         let caught = |case: &Case| {
             let key = (mutant.file.clone(), case.test.clone());
@@ -160,6 +186,7 @@ impl Judge {
             .cases
             .iter()
             .filter(|case| case.reached.contains(&number) && package(case))
+            .filter(|case| (case.seconds >= LONG_SECONDS_MIN) == long)
             .collect();
         cases.sort_by_cached_key(|case| {
             let quick = case.seconds < QUICK_SECONDS_MAX;
