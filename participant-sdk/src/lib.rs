@@ -78,6 +78,8 @@ pub mod transaction;
 mod crash;
 mod deadline;
 mod endpoint;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod mark;
 mod runner;
 mod session;

@@ -5,7 +5,7 @@ use crate::participant_session::{PROTOCOL_VERSION, Peer};
 use crate::session::SessionId;
 use crate::{admin, client_session, convert, filter, unary};
 use prost::Message;
-use unanimous_core::{BranchId, Request};
+use unanimous_core::{BranchId, Gtrid, Request};
 use unanimous_proto::v1;
 use v1::participate_request::Body as Participates;
 use v1::transact_request::Body as Transacts;
@@ -97,6 +97,7 @@ pub fn transact(bytes: &[u8]) -> bool {
 }
 
 /// A single call of a client or an operator; the first byte says which. Whether it has a meaning.
+/// Calls that name a participant, or nothing, are not among them: nothing of them is read.
 ///
 /// # Panics
 /// If what the server understands is not what was said.
@@ -109,11 +110,9 @@ pub fn call(bytes: &[u8]) -> bool {
                 && unary::check_request_id(&wire.request_id).is_ok()
         }),
         1 => v1::CommitRequest::decode(bytes).is_ok_and(|wire| {
-            let id = unary::gtrid(&wire.gtrid).ok();
-            id.inspect(|id| assert_eq!(id.to_string(), wire.gtrid.to_ascii_lowercase()))
-                .is_some_and(|id| {
-                    client_session::commit(id, wire.expected_branches, wire.wait).is_ok()
-                })
+            gtrid(&wire.gtrid).is_some_and(|id| {
+                client_session::commit(id, wire.expected_branches, wire.wait).is_ok()
+            })
         }),
         2 => v1::ListTransactionsRequest::decode(bytes).is_ok_and(|wire| {
             if let Ok(Some(place)) = admin::page_token(&wire.page_token) {
@@ -121,8 +120,28 @@ pub fn call(bytes: &[u8]) -> bool {
             }
             admin::filter(&wire.filter).is_ok()
         }),
-        3 => v1::GetTransactionRequest::decode(bytes)
-            .is_ok_and(|wire| admin::name(&wire.gtrid).is_ok()),
+        3 => v1::GetTransactionRequest::decode(bytes).is_ok_and(|wire| is_name(&wire.gtrid)),
+        4 => v1::RollbackRequest::decode(bytes).is_ok_and(|wire| {
+            gtrid(&wire.gtrid).is_some() && unary::check_request_id(&wire.request_id).is_ok()
+        }),
+        5 => v1::GetOutcomeRequest::decode(bytes).is_ok_and(|wire| gtrid(&wire.gtrid).is_some()),
+        6 => v1::RetryTransactionRequest::decode(bytes).is_ok_and(|wire| is_name(&wire.gtrid)),
         _ => false,
     }
+}
+
+fn gtrid(text: &str) -> Option<Gtrid> {
+    let read = unary::gtrid(text).ok();
+    read.inspect(|id| assert_eq!(id.to_string(), text.to_ascii_lowercase()))
+}
+
+fn is_name(text: &str) -> bool {
+    admin::name(text).is_ok_and(|name| {
+        let again = match name {
+            admin::Name::Full(id) => id.to_string(),
+            admin::Name::Suffix(digits) => digits.to_ascii_lowercase(),
+        };
+        assert_eq!(again, text.to_ascii_lowercase(), "a name is another one");
+        true
+    })
 }

@@ -428,7 +428,7 @@ fn presumed() -> Rollback {
 }
 
 /// `None`: not decided yet, or a value of a newer version: ask again.
-fn resolution(result: Option<&v1::Result>) -> Option<Resolution> {
+pub(crate) fn resolution(result: Option<&v1::Result>) -> Option<Resolution> {
     let result = result?;
     match v1::Outcome::try_from(result.outcome).ok()? {
         v1::Outcome::Unspecified | v1::Outcome::Pending => None,

@@ -17,6 +17,8 @@
 mod accounts;
 mod compaction;
 mod fold;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod offline;
 mod record;
 mod state;

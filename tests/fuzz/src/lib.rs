@@ -13,6 +13,7 @@ use unanimous_core::{
 };
 use unanimous_recovery::codec::{decode_record, encode_record};
 use unanimous_recovery::frame::Frame;
+use unanimous_sdk::fuzzing as sdk;
 use unanimous_server::fuzzing;
 
 /// A target: whether the bytes have a meaning. It panics if they mean two things.
@@ -28,6 +29,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("participate", fuzzing::participate),
     ("transact", fuzzing::transact),
     ("call", fuzzing::call),
+    ("order", sdk::order),
+    ("told", sdk::told),
+    ("headers", sdk::headers),
+    ("accounts", sdk::accounts),
 ];
 
 /// The target of a name.
