@@ -6,7 +6,7 @@
 //! the change in them. So when the snapshot ends, what was built is the state at that LSN.
 
 use super::record::{Move, Piece, Record};
-use super::state::{State, Work};
+use super::state::State;
 use unanimous_core::{BranchId, Lsn};
 
 /// What the records so far mean.
@@ -101,35 +101,39 @@ struct Building {
 
 impl Building {
     fn carry(&mut self, piece: &Piece) -> Result<(), String> {
-        let state = &mut self.state;
         match piece {
             Piece::Head { .. } => return Err("a snapshot that begins twice".to_owned()),
-            Piece::Branches { branches } if state.balances.is_empty() => {
+            Piece::Branches { branches } if self.state.balances.is_empty() => {
                 for (branch, lsn, moves) in branches {
-                    self.prepared(*lsn, *branch, moves)?;
+                    self.before(*lsn)?;
+                    self.state.hold(*lsn, *branch, moves)?;
                 }
             }
             Piece::Branches { .. } => return Err("a branch after the balances".to_owned()),
-            Piece::Proofs { proofs } => state.committed.extend(proofs.iter().copied()),
-            Piece::Mark { mark } => {
-                state.marks.insert(mark.log, mark.clone());
+            Piece::Proofs { proofs } => {
+                for (branch, lsn) in proofs {
+                    self.before(*lsn)?;
+                    self.state.committed.insert(*branch, *lsn);
+                }
             }
-            Piece::Balances { cents } => state.balances.extend(cents),
+            Piece::Mark { mark } => {
+                self.state.marks.insert(mark.log, mark.clone());
+            }
+            Piece::Balances { cents } => self.state.balances.extend(cents),
         }
         Ok(())
     }
 
-    fn prepared(&mut self, lsn: Lsn, branch: BranchId, moves: &[Move]) -> Result<(), String> {
-        self.state.locks.extend(moves.iter().map(|(account, _)| (*account, branch)));
-        let work = Work { moves: moves.iter().copied().collect(), prepared: Some(lsn) };
-        let before = self.state.branches.insert(branch, work);
-        before.map_or(Ok(()), |_| Err(format!("prepared twice in a snapshot: {branch}")))
+    /// Only what was true before the snapshot began is carried.
+    fn before(&self, lsn: Lsn) -> Result<(), String> {
+        let later = || format!("a snapshot that carries what came after it: {}", lsn.0);
+        (lsn < self.begun).then_some(()).ok_or_else(later)
     }
 
     /// An ordinary record since the snapshot began.
     fn apply(&mut self, lsn: Lsn, record: &Record) -> Result<(), String> {
         match record {
-            Record::Prepared { branch, moves } => self.prepared(lsn, *branch, moves),
+            Record::Prepared { branch, moves } => self.state.hold(lsn, *branch, moves),
             Record::Committed { branch, moves } => {
                 match moves {
                     Some(moves) => self.change(moves)?,
@@ -137,7 +141,8 @@ impl Building {
                 }
                 self.state.release(branch);
                 self.state.committed.insert(*branch, lsn);
-                self.state.committed_total += 1;
+                let total = self.state.committed_total;
+                self.state.committed_total = total.saturating_add(1);
                 Ok(())
             }
             Record::RolledBack { branch } => {

@@ -92,6 +92,16 @@ impl State {
 
     fn prepared(&mut self, lsn: Lsn, branch: BranchId, moves: &[Move]) -> Result<(), String> {
         self.changed(moves)?;
+        self.hold(lsn, branch, moves)
+    }
+
+    /// The branch is prepared, and holds its accounts. Nothing is changed on an error.
+    pub(super) fn hold(
+        &mut self,
+        lsn: Lsn,
+        branch: BranchId,
+        moves: &[Move],
+    ) -> Result<(), String> {
         if self.branches.get(&branch).is_some_and(|work| work.prepared.is_some()) {
             return Err(format!("prepared twice: {branch}"));
         }
@@ -118,7 +128,7 @@ impl State {
         self.set(changed);
         self.release(&branch);
         self.committed.insert(branch, lsn);
-        self.committed_total += 1;
+        self.committed_total = self.committed_total.saturating_add(1);
         Ok(())
     }
 

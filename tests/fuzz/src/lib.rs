@@ -9,7 +9,8 @@
 #![cfg(feature = "targets")]
 
 use unanimous_core::{
-    Bqual, BranchId, Gtrid, InstanceId, Labels, ParticipantName, ResourceId, TransactionName,
+    Bqual, BranchId, Gtrid, InstanceId, Labels, ParticipantName, Record, ResourceId,
+    TransactionName,
 };
 use unanimous_recovery::codec::{decode_record, encode_record};
 use unanimous_recovery::frame::Frame;
@@ -58,7 +59,10 @@ fn frame(bytes: &[u8]) -> bool {
 fn record(bytes: &[u8]) -> bool {
     decode_record(bytes).is_ok_and(|record| {
         let written = encode_record(&record);
-        assert!(written.len() <= bytes.len(), "{record:?} is written longer than it was");
+        // An outcome that was not packed is packed, if it can be, which alone takes more bytes.
+        let shorter = written.len() <= bytes.len();
+        let repacked = matches!(record, Record::CarriedOutcomes { .. });
+        assert!(shorter || repacked, "{record:?} is written longer than it was");
         assert_eq!(decode_record(&written), Ok(record), "a record is another one");
         true
     })

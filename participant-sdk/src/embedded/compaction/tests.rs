@@ -209,6 +209,51 @@ fn damage_to_a_snapshot_is_seen() {
     }
 }
 
+/// Reads a log of nothing but a snapshot that begins with record 1 and carries these.
+fn carried(pieces: Vec<Piece>, after: Option<Record>) -> Result<State, String> {
+    let begun = Lsn(1);
+    let pieces = pieces.into_iter().map(|piece| Record::Snapshot { begun, piece });
+    let records = pieces.chain(after).chain([Record::SnapshotEnd { begun }]);
+    let mut fold = Fold::default();
+    for (lsn, record) in (1..).zip(records) {
+        fold.take(Lsn(lsn), &record)?;
+    }
+    fold.finish().map(|(state, _)| state).map_err(|lsn| format!("from {} on", lsn.0))
+}
+
+fn head(committed_total: u64) -> Piece {
+    Piece::Head { accounts: 1, opened_cents: 100, committed_total }
+}
+
+#[test]
+fn regression_a_snapshot_carries_only_what_came_before_it() {
+    let balances = || Piece::Balances { cents: vec![100] };
+    for (lsn, good) in [(0, true), (1, false), (77, false)] {
+        let proofs = Piece::Proofs { proofs: vec![(branch(1), Lsn(lsn))] };
+        assert_eq!(carried(vec![head(1), proofs, balances()], None).is_ok(), good, "{lsn}");
+        let branches = Piece::Branches { branches: vec![(branch(1), Lsn(lsn), vec![(1, 5)])] };
+        assert_eq!(carried(vec![head(1), branches, balances()], None).is_ok(), good, "{lsn}");
+    }
+}
+
+#[test]
+fn regression_no_snapshot_lets_two_branches_lock_an_account() {
+    let held = |id, account| (branch(id), Lsn(0), vec![(account, 5)]);
+    for (account, good) in [(1, false), (2, true)] {
+        let branches = Piece::Branches { branches: vec![held(1, 1), held(2, account)] };
+        let balances = Piece::Balances { cents: vec![100] };
+        assert_eq!(carried(vec![head(0), branches, balances], None).is_ok(), good);
+    }
+}
+
+#[test]
+fn regression_a_count_of_commits_at_its_end_stays_there() {
+    let committed = Record::Committed { branch: branch(1), moves: Some(vec![(1, 5)]) };
+    let pieces = vec![head(u64::MAX), Piece::Balances { cents: vec![100] }];
+    let state = carried(pieces, Some(committed)).unwrap();
+    assert_eq!((state.committed_total, state.balances), (u64::MAX, vec![105]));
+}
+
 #[test]
 fn a_snapshot_begins_above_the_limit_and_goes_on_when_its_last_piece_is_durable() {
     let mut store = Store::new(0);
