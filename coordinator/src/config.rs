@@ -198,4 +198,6 @@ fn show(args: &SettingArgs, output: Output) -> Result<(), Failure> {
 }
 
 #[cfg(test)]
+mod any;
+#[cfg(test)]
 mod tests;
