@@ -59,7 +59,7 @@ const PIECES: [&str; 41] = [
 /// A value of the key's kind.
 fn value(key: &Key, number: u32) -> String {
     match (key.field)(&mut Settings::default()) {
-        Field::Switch(_) => (number % 2 == 0).to_string(),
+        Field::Switch(_) => number.is_multiple_of(2).to_string(),
         Field::Count { .. } => number.to_string(),
         Field::Bytes { .. } => format!("'{number} KiB'"),
         Field::Duration { .. } => format!("'{}m {}ms'", number / 7, number % 7),
