@@ -57,12 +57,12 @@ impl std::fmt::Display for Comparison {
                 write!(f, "{name}{by}\"{text}\"")
             }
             Self::Quantity(quantity, order, amount) => {
-                let (name, unit) = match quantity {
-                    Quantity::Age => ("age", "ms"),
-                    Quantity::Locked => ("locked", "ms"),
-                    Quantity::Remaining => ("remaining", "ms"),
-                    Quantity::Tries => ("tries", ""),
-                    Quantity::Branches => ("branches", ""),
+                let (name, amount) = match quantity {
+                    Quantity::Age => ("age", time(*amount)),
+                    Quantity::Locked => ("locked", time(*amount)),
+                    Quantity::Remaining => ("remaining", time(*amount)),
+                    Quantity::Tries => ("tries", amount.to_string()),
+                    Quantity::Branches => ("branches", amount.to_string()),
                 };
                 let order = match order {
                     Order::Is => "=",
@@ -72,10 +72,19 @@ impl std::fmt::Display for Comparison {
                     Order::More => ">",
                     Order::AtLeast => ">=",
                 };
-                write!(f, "{name}{order}{amount}{unit}")
+                write!(f, "{name}{order}{amount}")
             }
             Self::Flag(Flag::Stuck, is) => write!(f, "stuck={is}"),
             Self::Flag(Flag::Recovered, is) => write!(f, "recovered={is}"),
         }
+    }
+}
+
+/// What is read counts milliseconds in nanoseconds: a long time in them alone would be too long.
+fn time(time_ms: u64) -> String {
+    match (time_ms / 1_000, time_ms % 1_000) {
+        (0, ms) => format!("{ms}ms"),
+        (s, 0) => format!("{s}s"),
+        (s, ms) => format!("{s}s{ms}ms"),
     }
 }
