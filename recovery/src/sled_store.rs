@@ -322,4 +322,49 @@ mod tests {
             "the damaged snapshot is what it takes to stop sled"
         );
     }
+
+    /// sled never syncs a blob: nothing may be told of a frame that is in one.
+    #[test]
+    fn a_blob_is_an_error_before_the_frame_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = SledStore::open(dir.path()).unwrap();
+        store.append(FrameNumber(1), b"one").unwrap();
+        let blob = dir.path().join("blobs/7");
+        std::fs::write(&blob, b"a part of a frame").unwrap();
+        for _ in 0..2 {
+            let error = store.append(FrameNumber(2), b"two").unwrap_err().to_string();
+            assert!(error.contains("blob"), "{error}");
+        }
+        std::fs::remove_file(&blob).unwrap();
+        store.append(FrameNumber(2), b"two").unwrap();
+    }
+
+    /// What is behind the data takes no room and reads the same; the data stay.
+    #[test]
+    fn zeros_at_the_end_become_a_hole_and_nothing_else_does() {
+        let chunk = ZEROS_CHUNK_BYTES as u64;
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = SledStore::open(dir.path()).unwrap();
+        store.append(FrameNumber(1), b"one").unwrap();
+        store.flush().unwrap();
+        let file = &store.own_handle;
+        for data_end in [3 * chunk, 3 * chunk + 1, 4 * chunk - 1, 9 * chunk + 500] {
+            for length in [data_end, data_end + 1, 20 * chunk, 40 * chunk + 77] {
+                file.set_len(0).unwrap();
+                let data = vec![7; usize::try_from(data_end).unwrap()];
+                let zeros = vec![0; usize::try_from(length - data_end).unwrap()];
+                let content = [data, zeros].concat();
+                file.write_all_at(&content, 0).unwrap();
+                store.give_back_zeros().unwrap();
+                let what = format!("{data_end} of {length}");
+                assert!(std::fs::read(dir.path().join("db")).unwrap() == content, "{what}");
+                // A page at the end of which only a part is the file's stays.
+                let kept = data_end.next_multiple_of(chunk) + 4096;
+                assert!(store.bytes_on_disk() >= data_end, "{what}");
+                assert!(store.bytes_on_disk() <= kept, "{what}: {}", store.bytes_on_disk());
+            }
+        }
+        file.set_len(0).unwrap();
+        store.give_back_zeros().unwrap();
+    }
 }

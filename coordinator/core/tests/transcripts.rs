@@ -368,7 +368,11 @@ fn regression_a_late_no_leaves_the_branch_on_the_record_that_names_it() {
     let mut s = Script::new("One branch commits alone; the other votes no when that is on record.");
     s.begin().enlist(1).enlist(2).commit(Some(2), Wait::Decided).votes_commit(1).rollback();
     s.acknowledges(1, Done::Heuristic(BranchResult::Committed), "by hand").flushed();
-    s.votes_rollback(2, "too late").flushed().resolve(Some(2));
+    let version = |s: &Script| s.coordinator.transaction(&s.gtrid()).map(|t| t.version);
+    let before = version(&s);
+    s.votes_rollback(2, "too late");
+    assert!(version(&s) > before, "whoever watches a list sees the no");
+    s.flushed().resolve(Some(2));
     s.restart().flushed().resolve(Some(2));
     s.check("regression_late_no");
 }

@@ -169,3 +169,75 @@ fn a_half_made_volume_is_in_nobodys_way() {
     }
     assert!(!store.sealed.is_empty());
 }
+
+/// The bytes that the files of all volumes take.
+fn bytes_of_files(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let volumes = list(dir).unwrap().into_iter();
+    volumes.map(|(_, volume)| fs::metadata(volume.join("db")).unwrap().blocks() * 512).sum()
+}
+
+#[test]
+fn the_bytes_on_disk_are_those_of_all_volumes_and_of_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Volumes::create(dir.path(), start(1)).unwrap();
+    let mut with_next = 0;
+    for number in 1..=60 {
+        store.append(FrameNumber(number), &value(number, 80_000)).unwrap();
+        store.settle();
+        let (told, found) = (store.bytes_on_disk(), bytes_of_files(dir.path()));
+        assert!(told.abs_diff(found) <= found / 20, "frame {number}: {told}, found {found}");
+        with_next += u64::from(matches!(store.next, Next::Ready(_)));
+    }
+    assert!(store.sealed.len() >= 2 && with_next > 10, "{} {with_next}", store.sealed.len());
+}
+
+/// The volumes need a descriptor or room that may be there later: it is tried again, not with
+/// each frame, and meanwhile the frames go into the volume that there is.
+#[test]
+fn a_volume_that_cannot_be_made_is_tried_again_an_eighth_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Volumes::create(dir.path(), start(1)).unwrap();
+    let in_the_way = dir.path().join(NEXT);
+    fs::write(&in_the_way, b"no directory").unwrap();
+    let frame_bytes = 80_000 + FRAME_SHARE_BYTES;
+    let append = |store: &mut Volumes, number| {
+        if let Next::Making(made) = &store.next {
+            // Its thread has ended: the next frame sees what came of it.
+            let made = made.recv().unwrap();
+            assert!(made.is_none(), "frame {number}");
+            let (sender, receiver) = sync_channel(1);
+            sender.send(made).unwrap();
+            store.next = Next::Making(receiver);
+        }
+        store.append(FrameNumber(number), &value(number, 80_000)).unwrap();
+    };
+    let (mut tried, mut number) = (Vec::new(), 0);
+    while store.current.bytes < 2 * VOLUME_BYTES_MAX {
+        number += 1;
+        let before = store.current.bytes;
+        append(&mut store, number);
+        if matches!(store.next, Next::Making(_)) {
+            tried.push(before);
+        }
+        assert_eq!(store.current.bytes, number * frame_bytes);
+    }
+    assert_eq!(store.sealed.len(), 0);
+    assert!((VOLUME_BYTES_MAX / 2..VOLUME_BYTES_MAX).contains(&tried[0]), "{tried:?}");
+    for pair in tried.windows(2) {
+        let pause = VOLUME_BYTES_MAX / 8..VOLUME_BYTES_MAX / 8 + 3 * frame_bytes;
+        assert!(pause.contains(&(pair[1] - pair[0])), "{tried:?}");
+    }
+    assert!(tried.len() > 6, "{tried:?}");
+    fs::remove_file(&in_the_way).unwrap();
+    while store.sealed.is_empty() {
+        number += 1;
+        store.append(FrameNumber(number), &value(number, 80_000)).unwrap();
+        if let Next::Making(made) = &store.next
+            && let Some(made) = made.recv().unwrap()
+        {
+            store.next = Next::Ready(made);
+        }
+        assert!(store.current.bytes < 3 * VOLUME_BYTES_MAX, "never made");
+    }
+}
