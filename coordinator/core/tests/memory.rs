@@ -98,6 +98,12 @@ fn a_late_commit_of_a_transaction_that_was_rolled_back_is_recorded() {
     let transaction = s.coordinator.transaction(&s.gtrid()).unwrap();
     assert_eq!(transaction.outcome(), Outcome::HeuristicCommit);
     assert!(transaction.heuristic_logged());
+    // Whoever watches a list sees that there is one more.
+    let version = transaction.version;
+    s.acknowledges(2, COMMITTED, "by hand");
+    let transaction = s.coordinator.transaction(&s.gtrid()).unwrap();
+    assert_eq!(transaction.branches.len(), 2);
+    assert!(transaction.version > version);
 }
 
 /// Remembered is remembered: it needs no presumption, which a log that is behind does not allow.
