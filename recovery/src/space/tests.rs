@@ -118,3 +118,58 @@ fn a_pair_has_the_room_of_the_worse_directory() {
         }
     }
 }
+
+/// On a full disk nothing is allocated anew: what is there has to count as it is.
+#[test]
+fn a_reserve_counts_as_whole_if_it_is_and_as_missing_if_a_part_is() {
+    let root = tempfile::tempdir().unwrap();
+    let mut watch = SpaceWatch::open(root.path(), SPACE).unwrap();
+    for (hole_at, counted) in [(None, SPACE.reserve_bytes), (Some(1 << 20), 0)] {
+        if let Some(at) = hole_at {
+            let file = watch.reserve.as_ref().unwrap();
+            let flags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
+            rustix::fs::fallocate(file, flags, at, 4096).unwrap();
+        }
+        watch.seen.reserve_bytes = 1;
+        watch.measure_reserve().unwrap();
+        assert_eq!(watch.seen.reserve_bytes, counted);
+    }
+}
+
+/// There is room, but none is given: the disk stays nearly full.
+#[test]
+fn a_reserve_that_cannot_be_allocated_leaves_the_disk_low() {
+    let root = tempfile::tempdir().unwrap();
+    let mut watch = SpaceWatch::open(root.path(), SPACE).unwrap();
+    let whole = watch.reserve.take();
+    let path = root.path().join("read-only");
+    fs::write(&path, b"").unwrap();
+    watch.reserve = Some(File::open(&path).unwrap());
+    watch.seen.reserve_bytes = 0;
+    watch.check().unwrap();
+    assert_eq!((watch.seen.reserve_bytes, watch.seen.low), (0, true));
+    watch.reserve = whole;
+    watch.check().unwrap();
+    assert_eq!((watch.seen.reserve_bytes, watch.seen.low), (SPACE.reserve_bytes, false));
+}
+
+#[test]
+fn a_look_that_fails_ends_a_log_alone_and_is_the_stores_to_fail_in_a_pair() {
+    let root = tempfile::tempdir().unwrap();
+    let watch = || SpaceWatch::open(root.path(), Space::OFF).unwrap();
+    let fails = |_: &mut SpaceWatch| Err(io::Error::other("gone"));
+    let mut alone = Spaces::new(vec![watch()]);
+    assert!(alone.each(&[true, false], fails).is_err());
+    assert!(alone.each(&[true, false], |_| Ok(())).is_ok());
+    let mut pair = Spaces::new(vec![watch(), watch()]);
+    assert!(pair.each(&[true; 2], fails).is_ok());
+}
+
+/// A reserve that is there and cannot be removed is an error; one that is not there is none.
+#[test]
+fn a_reserve_that_cannot_be_removed_is_an_error() {
+    let root = tempfile::tempdir().unwrap();
+    remove_reserve(root.path()).unwrap();
+    fs::create_dir(root.path().join(FILE)).unwrap();
+    assert!(remove_reserve(root.path()).is_err());
+}

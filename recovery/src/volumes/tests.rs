@@ -183,7 +183,11 @@ fn the_bytes_on_disk_are_those_of_all_volumes_and_of_the_next_one() {
     let mut store = Volumes::create(dir.path(), start(1)).unwrap();
     let mut with_next = 0;
     for number in 1..=60 {
+        let (volumes, filled) = (store.sealed.len(), store.current.bytes);
         store.append(FrameNumber(number), &value(number, 80_000)).unwrap();
+        if store.sealed.len() > volumes {
+            assert!(filled >= VOLUME_BYTES_MAX, "left when {filled} bytes were in it");
+        }
         store.settle();
         let (told, found) = (store.bytes_on_disk(), bytes_of_files(dir.path()));
         assert!(told.abs_diff(found) <= found / 20, "frame {number}: {told}, found {found}");
