@@ -225,4 +225,43 @@ fn two_logs_are_not_a_pair_and_a_foreign_directory_is_never_touched() {
     let opened = rebuild.open_pair(&a, &b).unwrap();
     assert_eq!((states(&opened), records(&opened).len()), ([Good, Rebuilt], 3));
     assert!(opened.report().elapsed < Duration::from_secs(60));
+    drop(opened);
+    let error = PAIRED.open(&a).unwrap_err();
+    assert_eq!(error.class(), ErrorClass::PairIncomplete, "from now on it is one of two: {error}");
+}
+
+/// `init` makes a log where none was, and never one half of a pair that was written to.
+#[test]
+fn init_makes_a_missing_directory_only_of_a_pair_that_was_never_written_to() {
+    let root = tempfile::tempdir().unwrap();
+    let [a, b] = pair(root.path());
+    drop(COORDINATOR.open_pair(&a, &b).unwrap());
+    fs::remove_dir_all(&b).unwrap();
+    let error = PAIRED.open_pair(&a, &b).unwrap_err();
+    assert_eq!(error.class(), ErrorClass::PairIncomplete, "without init: {error}");
+    let opened = COORDINATOR.open_pair(&a, &b).unwrap();
+    assert_eq!(states(&opened), [Good, Rebuilt]);
+    append(opened, 0..1).close().unwrap();
+    fs::remove_dir_all(&b).unwrap();
+    let error = COORDINATOR.open_pair(&a, &b).unwrap_err();
+    assert_eq!(error.class(), ErrorClass::PairIncomplete, "it was written to: {error}");
+    assert!(!b.exists());
+}
+
+/// A damaged directory's files are for whoever wants to know: what happens later leaves them.
+#[test]
+fn what_was_kept_of_a_damaged_directory_outlives_being_behind() {
+    let root = tempfile::tempdir().unwrap();
+    let images = Images::make(&root.path().join("images"));
+    images.place(Case::Good, "a", root.path());
+    images.place(Case::Behind, "b", root.path());
+    let [a, b] = pair(root.path());
+    let kept = b.join(format!("{KEPT_PREFIX}00000001"));
+    fs::create_dir(&kept).unwrap();
+    fs::write(kept.join("identity"), "what there was").unwrap();
+    fs::write(b.join("stray"), "of no log").unwrap();
+    let opened = PAIRED.open_pair(&a, &b).unwrap();
+    assert_eq!(states(&opened), [Good, Rebuilt]);
+    assert_eq!(fs::read_to_string(kept.join("identity")).unwrap(), "what there was");
+    assert!(!b.join("stray").exists() && !b.join(REBUILDING).exists());
 }
