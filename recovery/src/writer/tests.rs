@@ -328,3 +328,20 @@ fn group_commit_makes_groups_under_load() {
     assert!(stats.bytes_on_disk > 0);
     writer.close().unwrap();
 }
+
+/// A sync that hangs is seen by the age of the oldest record, whatever comes after it.
+#[test]
+fn the_oldest_record_keeps_its_age_when_others_come() {
+    let rig = Rig::new(Fault::None, true, false);
+    rig.submit(1, true);
+    assert_eq!(rig.next(), Seen::Entered(1, vec![record(1)]));
+    while rig.writer.stats().oldest_queued_ms < 30 {
+        std::thread::yield_now();
+    }
+    rig.submit(2, true);
+    let stats = rig.writer.stats();
+    assert_eq!(stats.queued_records, 2);
+    assert!(stats.oldest_queued_ms >= 30, "{stats:?}");
+    rig.gate.send(()).unwrap();
+    rig.gate.send(()).unwrap();
+}
