@@ -4,7 +4,7 @@
 //! again. `tests/corpus.rs` runs each on the inputs in `corpus/<target>/`, whole and damaged, in
 //! every test run.
 //!
-//! To add a target: a function here, a line in [`TARGETS`], a folder of inputs that mean something.
+//! To add a target: a function here, a line in `TARGETS`, a folder of inputs that mean something.
 //! An input that a target fails on goes into that folder, and stays.
 #![cfg(feature = "targets")]
 
