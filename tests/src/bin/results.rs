@@ -56,7 +56,7 @@ const PARTS: &[Part] = &[
         title: "A crash at every event",
         about: "Faultless schedules, and in each of them a death at every event: of the \
                 coordinator, of each participant, as a kill and as a power loss.",
-        command: "cargo run --release --locked -q -p unanimous-tests --bin sim -- sweep -o json",
+        command: "cargo run --release --locked -q -p unanimous-tests --bin sim -- sweep",
         leave_out: &[],
     },
     Part {
