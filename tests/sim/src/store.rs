@@ -160,11 +160,15 @@ impl World {
         }
         let store = &mut self.stores[at];
         let bank = &mut store.bank;
+        let found_nothing = *call == Call::Rollback && bank.is_nothing_to(&branch, holds);
         let worked = bank.worked(&branch) && bank.active().any(|id| id == branch);
         match bank.call(&branch, call, holds) {
             Step::Now(result) => {
                 if worked && !bank.knows(&branch) {
                     self.fact(&Fact::Ended(branch, BranchResult::RolledBack));
+                }
+                if found_nothing {
+                    self.fact(&Fact::FoundNothing(branch));
                 }
                 self.return_later(who, branch, result);
             }

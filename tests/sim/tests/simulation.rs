@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
+use unanimous_core::id::KIND_TRANSACTION;
+use unanimous_core::message::Done;
+use unanimous_core::{Bqual, BranchId, Gtrid, LogId, Owner};
+use unanimous_sim::invariants::{Fact, Ledger};
 use unanimous_sim::{Options, Stop, Totals, invariants, run, simulate};
 
 const QUICK: Options = Options { schedules: 4_000, seed: 1, threads: 2, stop: Stop::Never };
@@ -57,4 +61,27 @@ fn invariants_have_names_of_their_own_and_a_source() {
     let names: BTreeSet<_> = invariants::ALL.iter().map(|invariant| invariant.name).collect();
     assert_eq!(names.len(), invariants::ALL.len());
     assert!(invariants::ALL.iter().all(|invariant| !invariant.source.is_empty()));
+}
+
+/// Seed 2859181: of two processes that share a resource, one was told to roll a branch back that
+/// the other one was working in, stood still, and acknowledged when the other one had prepared.
+/// That one asks, and is told the same; a process that has the resource to itself has no such
+/// excuse.
+#[test]
+fn regression_one_of_two_processes_acknowledges_after_the_other_prepared() {
+    assert_eq!(simulate(2_859_181, false).violation, None);
+
+    let owner = Owner { log: LogId { cluster: 1, slot: 1, incarnation: 1 }, epoch: 1 };
+    let gtrid = Gtrid::new(owner, 1, KIND_TRANSACTION);
+    let branch = BranchId { gtrid, bqual: Bqual::new(1, 1, owner) };
+    let judge = |found_nothing: bool| {
+        let mut ledger = Ledger::default();
+        let found = found_nothing.then_some(Fact::FoundNothing(branch));
+        let before = [Fact::Begun(gtrid), Fact::Enlisted(branch), Fact::Worked(branch, 1)];
+        let after = [Fact::Prepared(branch), Fact::Acknowledged(branch, Done::Done)];
+        let mut facts = before.into_iter().chain(found).chain(after);
+        facts.try_for_each(|fact| ledger.take(&fact)).err().map(|broken| broken.invariant)
+    };
+    assert_eq!(judge(false), Some("L3"));
+    assert_eq!(judge(true), None);
 }

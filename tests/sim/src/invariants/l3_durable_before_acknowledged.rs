@@ -15,7 +15,9 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
     let Fact::Acknowledged(id, Done::Done) = fact else { return None };
     let branch = ledger.branch(id)?;
     let fits = match branch.ended {
-        None => !branch.prepared && !branch.told_commit,
+        // One process may have found nothing, and say so when another one has prepared: that one
+        // asks, and presumes as this one did.
+        None => (!branch.prepared || branch.found_nothing) && !branch.told_commit,
         Some(result) => !branch.told_commit || result == BranchResult::Committed,
     };
     (!fits).then(|| format!("branch {id} acknowledges what is not durable: {branch:?}"))

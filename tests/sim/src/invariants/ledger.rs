@@ -81,6 +81,9 @@ pub struct Branch {
     pub ended: Option<BranchResult>,
     /// It was ended by its operator.
     pub alone: bool,
+    /// A process that did not hold it found nothing to roll back: another one may prepare it after
+    /// that.
+    pub found_nothing: bool,
     /// It has dropped its heuristic record: a report that still comes is an old one.
     pub forgotten: bool,
     /// Its participant has said of it what is not so.
@@ -106,6 +109,7 @@ impl Branch {
             prepared: false,
             ended: None,
             alone: false,
+            found_nothing: false,
             forgotten: false,
             lied: false,
             told_commit: false,
@@ -244,6 +248,7 @@ impl Ledger {
                     transaction.answered.push(*outcome);
                 }
             }
+            Fact::FoundNothing(id) => self.with_branch(id, |branch| branch.found_nothing = true),
             Fact::Forgotten(id) => self.with_branch(id, |branch| branch.forgotten = true),
             Fact::NewLog(log) => {
                 self.log = Some(*log);

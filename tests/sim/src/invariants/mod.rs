@@ -63,6 +63,9 @@ pub enum Fact<'a> {
     EndedAlone(BranchId, BranchResult),
     /// A participant has dropped a branch's heuristic record, durably.
     Forgotten(BranchId),
+    /// One process of several finds nothing of a branch in the shared resource, or another
+    /// process still working in it, and answers a rollback from that.
+    FoundNothing(BranchId),
     /// A participant sends an acknowledgement.
     Acknowledged(BranchId, Done),
     /// A client has asked for the commit, and may have said how many branches it counted.
@@ -250,6 +253,7 @@ impl Fact<'_> {
             | Self::Ended(id, _)
             | Self::EndedAlone(id, _)
             | Self::Forgotten(id)
+            | Self::FoundNothing(id)
             | Self::Acknowledged(id, _)
             | Self::Told(id, _)
             | Self::ToldOnePhase(id)
