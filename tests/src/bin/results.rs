@@ -36,7 +36,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "simulation",
         title: "Three million schedules",
-        about: "The cores, records and frames that ship, over simulated network, clocks and \
+        about: "The cores, records and frames that ship, over simulated network, clocks and\n\
                 disks: every invariant after every event.",
         command: "cargo run --release --locked -q -p unanimous-tests --bin sim -- --schedules \
                 3000000 --threads 2 -o json",
@@ -45,8 +45,8 @@ const PARTS: &[Part] = &[
     Part {
         name: "museum",
         title: "The bug museum",
-        about: "Each bug is compiled in and switched on by itself; `schedules` is how many it \
-                took until an invariant that is there for it was broken. The same seeds without \
+        about: "Each bug is compiled in and switched on by itself; `schedules` is how many it\n\
+                took until an invariant that is there for it was broken. The same seeds without\n\
                 a bug break none.",
         command: "cargo run --release --locked -q -p unanimous-tests --bin sim -- museum -o json",
         leave_out: &["seed"],
@@ -54,7 +54,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "sweep",
         title: "A crash at every event",
-        about: "Faultless schedules, and in each of them a death at every event: of the \
+        about: "Faultless schedules, and in each of them a death at every event: of the\n\
                 coordinator, of each participant, as a kill and as a power loss.",
         command: "cargo run --release --locked -q -p unanimous-tests --bin sim -- sweep",
         leave_out: &[],
@@ -62,7 +62,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "model",
         title: "The model check",
-        about: "Every order of messages, syncs, one crash and one duplicate with two \
+        about: "Every order of messages, syncs, one crash and one duplicate with two\n\
                 participants: all states of the step functions that ship.",
         command: "cargo run --release --locked -q -p unanimous-tests --bin model -- -o json",
         leave_out: &[],
@@ -70,7 +70,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "power-loss",
         title: "Power loss of real processes",
-        about: "The real binary under load, on a disk that keeps only what was synced, and any \
+        about: "The real binary under load, on a disk that keeps only what was synced, and any\n\
                 part of the rest.",
         command: "cargo run --release --locked -q -p unanimous-tests --bin power_loss -- --rounds \
                 50 -o json",
