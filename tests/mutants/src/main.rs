@@ -20,7 +20,7 @@ mod tree;
 
 use anyhow::Result;
 use clap::Parser;
-use judge::{Judge, SIMULATION};
+use judge::{Judge, SIMULATION, Verdict};
 use list::Mutant;
 use report::Journal;
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use switch::Number;
-use tree::Sources;
+use tree::{Built, Sources};
 
 /// Tries the tests of the core and of the log with every mistake that cargo-mutants can think of.
 #[derive(Parser)]
@@ -124,13 +124,17 @@ impl Bench<'_> {
     fn judge(
         &self,
         all: &BTreeMap<Number, Mutant>,
-        ours: BTreeMap<Number, Mutant>,
+        mut ours: BTreeMap<Number, Mutant>,
         jobs: usize,
-        journal: Journal,
+        mut journal: Journal,
     ) -> Result<Journal> {
         let packages = self.packages.iter().cloned().chain([SIMULATION.to_owned()]);
         let tested: Vec<String> = packages.collect();
-        let (suites, left_out) = tree::build(self.sources, self.work, &tested, all)?;
+        let Built { suites, left_out, unviable } =
+            tree::build(self.sources, self.work, &tested, all)?;
+        for (_, mutant) in ours.extract_if(.., |number, _| unviable.contains(number)) {
+            journal.add(&mutant.name, Verdict::Unviable)?;
+        }
         let (single, switched): (BTreeMap<_, _>, BTreeMap<_, _>) =
             ours.into_iter().partition(|(number, _)| left_out.contains(number));
         let journal = Mutex::new(journal);

@@ -59,6 +59,8 @@ pub(crate) struct Switched {
     pub(crate) places: Vec<(Range<usize>, Number)>,
     /// Those that have no place for a switch.
     pub(crate) unplaced: BTreeSet<Number>,
+    /// Those that no compiler takes: a `let` is only ever joined by `&&`.
+    pub(crate) unviable: BTreeSet<Number>,
 }
 
 /// What the syntax says about the places that cargo-mutants names by their first byte.
@@ -155,14 +157,16 @@ pub(crate) fn switched(
     let mut syntax = Syntax::default();
     syntax.visit_file(&file);
     let mut edits = Edits { switch, insertions: Vec::new(), choices: BTreeMap::new() };
-    let mut unplaced = BTreeSet::new();
+    let (mut unplaced, mut unviable) = (BTreeSet::new(), BTreeSet::new());
     for (number, mutant) in mutants {
-        if edits.add(text, &syntax, *number, mutant).is_none() {
+        if syntax.with_let.contains(&mutant.span.start) && mutant.replacement == "||" {
+            unviable.insert(*number);
+        } else if edits.add(text, &syntax, *number, mutant).is_none() {
             unplaced.insert(*number);
         }
     }
     let (text, places) = edits.write(text);
-    Ok(Switched { text, places, unplaced })
+    Ok(Switched { text, places, unplaced, unviable })
 }
 
 struct Edits<'a> {
@@ -317,7 +321,9 @@ mod tests {
     fn what_binds_names_has_no_place_for_a_switch() {
         let source =
             "fn f(a: Option<u8>) -> bool { if let Some(n) = a && n > 1 { true } else { false } }";
-        let and = mutant(source, Genre::BinaryOperator, "a && n", "&&", "||");
-        assert_eq!(switched_text(source, &[and]).unplaced, BTreeSet::from([1]));
+        let or = mutant(source, Genre::BinaryOperator, "a && n", "&&", "||");
+        let and = mutant(source, Genre::BinaryOperator, "a && n", "&&", "&");
+        let switched = switched_text(source, &[or, and]);
+        assert_eq!((switched.unviable, switched.unplaced), ([1].into(), [2].into()));
     }
 }

@@ -77,33 +77,76 @@ impl Sources {
     }
 }
 
-/// The test binaries of the packages with all mutants in them that can stand behind a switch, and
-/// the numbers of those that cannot: most of them compile nowhere.
+/// What [`build`] makes.
+pub(crate) struct Built {
+    pub(crate) suites: Vec<Suite>,
+    /// Mutants that cannot stand behind a switch.
+    pub(crate) left_out: BTreeSet<Number>,
+    /// Mutants that compile nowhere.
+    pub(crate) unviable: BTreeSet<Number>,
+}
+
+/// The test binaries of the packages with all mutants in them that can stand behind a switch.
 pub(crate) fn build(
     sources: &Sources,
     work: &Path,
     packages: &[String],
     mutants: &BTreeMap<Number, Mutant>,
-) -> Result<(Vec<Suite>, BTreeSet<Number>)> {
+) -> Result<Built> {
     let folder = work.join("tree");
-    let mut left_out = BTreeSet::new();
+    let (mut left_out, mut unviable) = (BTreeSet::new(), BTreeSet::new());
     loop {
         let switched = switched_files(sources, mutants, &mut left_out)?;
+        unviable.extend(switched.values().flat_map(|file| &file.unviable));
         sources.write(&folder, &switched)?;
         match compile(&folder, work, packages)? {
-            Compiled::Suites(suites) => return Ok((suites, left_out)),
+            Compiled::Suites(suites) => {
+                left_out.retain(|number| !unviable.contains(number));
+                return Ok(Built { suites, left_out, unviable });
+            }
             Compiled::Errors(errors) => {
                 let before = left_out.len();
-                for (file, at) in &errors {
-                    blame(&switched, file, at.clone(), &mut left_out);
+                for error in &errors {
+                    let Some(file) = switched.get(&error.file) else { continue };
+                    unviable.extend(refused(file, error, mutants));
+                    blame(file, error.at.clone(), &mut left_out);
                 }
                 if left_out.len() == before {
                     bail!("the compiler's errors belong to no mutant: {errors:?}");
                 }
-                eprintln!("{} mutants stand behind no switch", left_out.len());
+                let (none, nowhere) = (left_out.len(), unviable.len());
+                eprintln!("{none} mutants stand behind no switch, {nowhere} compile nowhere");
             }
         }
     }
+}
+
+/// What an expression is, and not where it stands: the same wherever the mutant is put.
+const OF_THE_EXPRESSION: &[&str] = &[
+    "E0061", "E0107", "E0277", "E0308", "E0369", "E0412", "E0423", "E0425", "E0433", "E0599",
+    "E0600", "E0604", "E0605", "E0606", "E0614",
+];
+
+/// The mutants that have the error themselves, behind their switch: what they put there has not the
+/// type that is needed, or no type at all. A function that returns `impl Trait` may return another
+/// type than the one it does, but not both.
+fn refused<'a>(
+    file: &'a Switched,
+    error: &'a Error,
+    mutants: &'a BTreeMap<Number, Mutant>,
+) -> impl Iterator<Item = Number> + 'a {
+    let known = |code: &String| OF_THE_EXPRESSION.contains(&code.as_str());
+    let of_the_expression = error.code.as_ref().is_some_and(known);
+    let inside = |place: &std::ops::Range<usize>| {
+        let switch = file.text[place.clone()].find('{').unwrap_or_default();
+        place.start + switch < error.at.start && error.at.end <= place.end
+    };
+    let opaque = |number| mutants.get(number).is_some_and(|one| one.name.contains("-> impl "));
+    let places = file
+        .places
+        .iter()
+        .filter(move |(place, number)| of_the_expression && inside(place) && !opaque(number));
+    places.map(|(_, number)| *number)
 }
 
 fn switched_files(
@@ -121,7 +164,7 @@ fn switched_files(
         let switch = if in_core { "crate::mutant::on" } else { "unanimous_core::mutant::on" };
         let text = std::str::from_utf8(sources.files.get(file).context("a file of a mutant")?)?;
         let done = switched(text, &mutants, switch).with_context(|| file.to_owned())?;
-        left_out.extend(&done.unplaced);
+        left_out.extend(done.unplaced.iter().chain(&done.unviable));
         files.insert(file.to_owned(), done);
     }
     Ok(files)
@@ -129,8 +172,15 @@ fn switched_files(
 
 enum Compiled {
     Suites(Vec<Suite>),
-    /// File and bytes of each error.
-    Errors(Vec<(String, std::ops::Range<usize>)>),
+    Errors(Vec<Error>),
+}
+
+/// An error of the compiler's, and where: in which bytes.
+#[derive(Debug)]
+struct Error {
+    code: Option<String>,
+    file: String,
+    at: std::ops::Range<usize>,
 }
 
 #[derive(Deserialize)]
@@ -151,8 +201,14 @@ enum Line {
 #[derive(Deserialize)]
 struct Message {
     level: String,
+    code: Option<ErrorCode>,
     spans: Vec<Span>,
     rendered: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ErrorCode {
+    code: String,
 }
 
 #[derive(Deserialize)]
@@ -187,8 +243,13 @@ fn compile(folder: &Path, work: &Path, packages: &[String]) -> Result<Compiled> 
         match serde_json::from_str(line)? {
             Line::CompilerMessage { message } if message.level == "error" => {
                 rendered.push_str(message.rendered.as_deref().unwrap_or_default());
+                let code = message.code.map(|code| code.code);
                 let primary = message.spans.into_iter().filter(|span| span.is_primary);
-                errors.extend(primary.map(|span| (span.file_name, span.byte_start..span.byte_end)));
+                errors.extend(primary.map(|span| Error {
+                    code: code.clone(),
+                    file: span.file_name,
+                    at: span.byte_start..span.byte_end,
+                }));
             }
             Line::CompilerArtifact { manifest_path, target, executable: Some(program) } => {
                 let folder = manifest_path.parent().context("a manifest has a folder")?;
@@ -215,13 +276,7 @@ fn package_of(folder: &Path, packages: &[String]) -> String {
 }
 
 /// The mutants that an error touches; or else the choices of the expression that it is in.
-fn blame(
-    switched: &BTreeMap<String, Switched>,
-    file: &str,
-    at: std::ops::Range<usize>,
-    left_out: &mut BTreeSet<Number>,
-) {
-    let Some(switched) = switched.get(file) else { return };
+fn blame(switched: &Switched, at: std::ops::Range<usize>, left_out: &mut BTreeSet<Number>) {
     let touched: Vec<Number> = switched
         .places
         .iter()
