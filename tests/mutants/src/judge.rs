@@ -111,13 +111,11 @@ impl Judge {
         list.sort_by_key(|(number, _)| number % TURNS);
         let left = self.round(&list, false, jobs, told)?;
         eprintln!("{} mutants are left to the long tests", left.len());
-        for (_, mutant) in self.round(&left, true, jobs, told)? {
-            tell(told, mutant, Verdict::Missed)?;
-        }
-        Ok(())
+        self.round(&left, true, jobs, told).map(drop)
     }
 
-    /// The long tests, or all the others, on each of the mutants. Returns those that pass.
+    /// The long tests, or all the others, on each of the mutants. Returns those that pass all but
+    /// the long ones.
     fn round<'a>(
         &self,
         list: &[(Number, &'a Mutant)],
@@ -130,6 +128,7 @@ impl Judge {
             while let Some((number, mutant)) = list.get(next.fetch_add(1, Ordering::Relaxed)) {
                 match self.verdict(*number, mutant, long)? {
                     Some(verdict) => tell(told, mutant, verdict)?,
+                    None if long => tell(told, mutant, Verdict::Missed)?,
                     None => {
                         let mut left: MutexGuard<'_, Vec<_>> = left.lock().expect("no panics");
                         left.push((*number, *mutant));

@@ -5,9 +5,10 @@
 //! and against 10,000 schedules of the simulator: minutes, where a build for each takes hours. What
 //! cannot stand behind a switch is left to cargo-mutants itself.
 //!
-//! In the root of the workspace, `mutants K/N` judges the K-th of N parts. A mutant whose verdict
-//! is known for these very sources is not judged again; the score is that of all known so far.
-//! `mutants report` judges nothing: its last line is the score, one flat JSON object.
+//! In the root of the workspace, `mutants K/N` judges the K-th of N parts. What was caught once is
+//! not judged again while its file ships the same; what was not, as long as nothing has changed at
+//! all. The score is that of all known so far. `mutants report` judges nothing: its last line is
+//! the score, one flat JSON object.
 //!
 //! Exit code 0: the score of what is known is at least 95 %; 1: it is not; 2: wrong usage.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command")]
@@ -89,7 +90,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let of_the_museum = listed.iter().filter(|mutant| mutant.is_of_the_museum()).count();
     let all = listed.into_iter().filter(|mutant| !mutant.is_of_the_museum());
     let all: BTreeMap<Number, Mutant> = (1..).zip(all).collect();
-    let mut journal = Journal::open(&work, sources.fingerprint())?;
+    let mut journal = Journal::open(&work, &sources, all.values())?;
     let mut ours = all.clone();
     match (arguments.what, &arguments.only) {
         (What::Report, _) => ours.clear(),

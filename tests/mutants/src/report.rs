@@ -2,7 +2,8 @@
 
 use crate::judge::Verdict;
 use crate::list::Mutant;
-use anyhow::{Result, ensure};
+use crate::tree::Sources;
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,41 +13,63 @@ use std::path::Path;
 const SCORE_MIN: f64 = 0.95;
 const EQUIVALENT_MAX: f64 = 0.03;
 
-/// The verdicts on the mutants of certain sources, kept one by one as they are found.
+/// The verdicts on mutants, kept one by one as they are found.
+///
+/// That a mutant was caught stays true while its file stays as it is, its tests left aside: tests
+/// are added, not taken away. Any other verdict is true of these very sources and tests.
 pub(crate) struct Journal {
     file: File,
     pub(crate) known: BTreeMap<String, Verdict>,
+    sources: u64,
+    /// By mutant.
+    stamps: BTreeMap<String, u64>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Line {
     name: String,
+    /// Of the mutant's file.
+    stamp: u64,
+    /// Of all sources.
+    sources: u64,
     #[serde(flatten)]
     verdict: Verdict,
 }
 
 impl Journal {
-    /// What is known of the sources with this fingerprint.
-    pub(crate) fn open(work: &Path, sources: u64) -> Result<Self> {
-        let path = work.join(format!("verdicts-{sources:016x}.jsonl"));
+    /// What is known of these mutants.
+    pub(crate) fn open<'a>(
+        work: &Path,
+        sources: &Sources,
+        mutants: impl Iterator<Item = &'a Mutant>,
+    ) -> Result<Self> {
+        let path = work.join("verdicts.jsonl");
+        let stamps: BTreeMap<String, u64> =
+            mutants.map(|mutant| (mutant.name.clone(), sources.stamp(&mutant.file))).collect();
+        let sources = sources.fingerprint();
         let text = if path.exists() { std::fs::read_to_string(&path)? } else { String::new() };
         let mut known = BTreeMap::new();
         for line in text.lines() {
             // The last line may have been cut off with its process.
-            if let Ok(Line { name, verdict }) = serde_json::from_str(line) {
-                known.insert(name, verdict);
+            let Ok(line) = serde_json::from_str::<Line>(line) else { continue };
+            let lasts = matches!(line.verdict, Verdict::Caught { .. } | Verdict::Unviable);
+            let same_file = stamps.get(&line.name) == Some(&line.stamp);
+            if same_file && (lasts || line.sources == sources) {
+                known.insert(line.name, line.verdict);
             }
         }
         let mut file = File::options().create(true).append(true).open(path)?;
         if !text.is_empty() && !text.ends_with('\n') {
             file.write_all(b"\n")?;
         }
-        Ok(Self { file, known })
+        Ok(Self { file, known, sources, stamps })
     }
 
     pub(crate) fn add(&mut self, name: &str, verdict: Verdict) -> Result<()> {
-        let mut line =
-            serde_json::to_string(&Line { name: name.to_owned(), verdict: verdict.clone() })?;
+        let stamp = self.stamps.get(name).copied().context("a mutant of these")?;
+        let (name_kept, sources) = (name.to_owned(), self.sources);
+        let line = Line { name: name_kept, stamp, sources, verdict: verdict.clone() };
+        let mut line = serde_json::to_string(&line)?;
         line.push('\n');
         self.file.write_all(line.as_bytes())?;
         self.known.insert(name.to_owned(), verdict);
@@ -68,7 +91,7 @@ struct Equivalent {
 /// What the command prints, and writes for the results page.
 #[derive(Default, Serialize)]
 struct Report {
-    /// Mutants of parts that were not run on these sources.
+    /// Mutants of parts that were not run.
     not_judged: usize,
     packages: BTreeMap<String, Score>,
     together: Score,
