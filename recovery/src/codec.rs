@@ -269,6 +269,15 @@ mod tests {
         assert!(decode::<Vec<u64>>(&huge).is_err());
     }
 
+    /// Each takes eight bytes when it is decoded, and one in the record.
+    #[test]
+    fn the_longest_record_of_the_smallest_numbers_is_read() {
+        let numbers = vec![1_u64; RECORD_BYTES_MAX - 3];
+        let bytes = encode(&numbers).unwrap();
+        assert_eq!(bytes.len(), RECORD_BYTES_MAX);
+        assert!(decode::<Vec<u64>>(&bytes) == Ok(numbers));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {

@@ -61,8 +61,12 @@ pub(crate) fn copy_store(from: &Path, to: &Path) -> Result<(), OpenError> {
 /// `io::copy` gives up when `copy_file_range` is interrupted. The positions of both files say how
 /// far it came.
 fn copy_rest(source: &mut File, copy: &mut File) -> io::Result<()> {
+    until_not_interrupted(|| io::copy(source, copy))
+}
+
+fn until_not_interrupted(mut copy: impl FnMut() -> io::Result<u64>) -> io::Result<()> {
     loop {
-        match io::copy(source, copy) {
+        match copy() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             copied => return copied.map(drop),
         }
@@ -131,5 +135,38 @@ impl Drop for Scratch {
         {
             tracing::warn!(dir = %self.dir.display(), %error, "a scratch copy cannot be removed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::damage::ErrorClass;
+    use std::io::ErrorKind;
+
+    /// Nothing may count as durable that was not synced.
+    #[test]
+    fn what_cannot_be_synced_is_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        let missing = root.path().join("missing");
+        assert_eq!(sync_dir(&missing).unwrap_err().class(), ErrorClass::Io);
+        assert_eq!(sync_tree(&missing).unwrap_err().class(), ErrorClass::Io);
+        let below = root.path().join("below");
+        fs::create_dir(&below).unwrap();
+        fs::write(below.join("file"), b"bytes").unwrap();
+        sync_tree(root.path()).unwrap();
+        std::os::unix::fs::symlink(&missing, below.join("nowhere")).unwrap();
+        assert_eq!(sync_tree(root.path()).unwrap_err().class(), ErrorClass::Io);
+    }
+
+    /// A signal while a log is copied is no reason to refuse the log.
+    #[test]
+    fn a_copy_goes_on_after_an_interruption_and_ends_with_any_other_error() {
+        let mut left = vec![Ok(7), Err(ErrorKind::Interrupted), Err(ErrorKind::Interrupted)];
+        until_not_interrupted(|| left.pop().unwrap().map_err(io::Error::from)).unwrap();
+        assert!(left.is_empty(), "it went on until it was copied");
+        let mut left = vec![Ok(7), Err(ErrorKind::StorageFull)];
+        let failed = until_not_interrupted(|| left.pop().unwrap().map_err(io::Error::from));
+        assert_eq!(failed.unwrap_err().kind(), ErrorKind::StorageFull);
     }
 }

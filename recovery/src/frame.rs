@@ -183,6 +183,16 @@ mod tests {
         assert_eq!(&hex[hex.len() - 8..], "fe8141cb");
     }
 
+    /// The writer fills a frame up to [`FRAME_BYTES_MAX`] by these numbers.
+    #[test]
+    fn a_frame_is_as_long_as_reckoned_and_its_checksum_is_that_of_all_before() {
+        let none = Frame { records: Vec::new(), ..frame() };
+        assert_eq!(none.encode().len(), FRAME_OVERHEAD_BYTES);
+        let bytes = frame().encode();
+        assert_eq!(bytes.len(), FRAME_OVERHEAD_BYTES + 3 * RECORD_OVERHEAD_BYTES + 43);
+        assert_eq!(frame_crc(&bytes), crc32c::crc32c(&bytes[..bytes.len() - 4]));
+    }
+
     #[test]
     fn s_02_every_flipped_byte_is_found() {
         let bytes = frame().encode();

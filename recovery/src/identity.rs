@@ -139,3 +139,44 @@ impl Identity {
         Err(Finding::new(Found::IdentityForeign, At::File(dir.join(FILE), 0), detail).refuse(dir))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of this length that end with their checksum.
+    fn sealed(head: &[u8], length: usize) -> Vec<u8> {
+        let mut bytes = head.to_vec();
+        bytes.resize(length - 4, 0);
+        bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+        bytes
+    }
+
+    /// Each is for the operator to mend in another way: a foreign directory, a damaged file, a
+    /// newer program.
+    #[test]
+    fn files_that_are_no_identity_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let newer = [&MAGIC[..], &[2, 0]].concat();
+        let this = [&MAGIC[..], &[1, 0]].concat();
+        let damaged = [&sealed(b"", BYTES)[..BYTES - 1], &[1]].concat();
+        for (bytes, found, words) in [
+            (vec![], Found::IdentityForeign, "0 bytes"),
+            (b"dear".to_vec(), Found::IdentityForeign, "4 bytes"),
+            (vec![7; 200], Found::IdentityForeign, "200 bytes"),
+            (damaged, Found::IdentityBad, "checksum"),
+            (sealed(b"dear", BYTES), Found::IdentityForeign, "magic number"),
+            (MAGIC.to_vec(), Found::IdentityBad, "8 bytes"),
+            (sealed(&newer, 15), Found::IdentityBad, "15 bytes"),
+            (sealed(&newer, 16), Found::IdentityNewer, "version 2"),
+            (sealed(&newer, 200), Found::IdentityNewer, "version 2"),
+            (sealed(&this, 16), Found::IdentityBad, "16 bytes"),
+            (sealed(&this, 200), Found::IdentityBad, "200 bytes"),
+        ] {
+            std::fs::write(dir.path().join(FILE), &bytes).unwrap();
+            let error = Identity::read(dir.path()).unwrap_err();
+            assert_eq!(error.found(), Some(found), "{words}: {error}");
+            assert!(error.to_string().contains(words), "{words}: {error}");
+        }
+    }
+}

@@ -113,3 +113,32 @@ pub trait FrameStore: Send {
     /// Its last writes failed.
     fn close(self: Box<Self>) -> Result<(), StoreError>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A chain that begins at the wrong place is a log with decisions lost.
+    #[test]
+    fn a_chains_start_is_read_only_if_all_of_it_is_right() {
+        let start = ChainStart { number: 3, previous_crc: 4, first_lsn: 5 };
+        let right = start.encode();
+        assert_eq!(ChainStart::decode(&right), Some(start));
+        let sealed = |mut bytes: Vec<u8>| {
+            bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+            bytes
+        };
+        let magic = sealed([b"UNCX", &right[4..24]].concat());
+        let checksum = [&right[..27], &[right[27] ^ 1]].concat();
+        let longer = [&right[..], &[0]].concat();
+        let shorter = sealed(right[..20].to_vec());
+        for wrong in [magic, checksum, longer, shorter, Vec::new()] {
+            assert_eq!(ChainStart::decode(&wrong), None, "{wrong:?}");
+        }
+        for at in 0..right.len() {
+            let mut flipped = right.clone();
+            flipped[at] ^= 1;
+            assert_eq!(ChainStart::decode(&flipped), None, "byte {at}");
+        }
+    }
+}

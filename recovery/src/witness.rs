@@ -179,4 +179,40 @@ mod tests {
             assert_eq!(Witness::read(dir.path()).unwrap().frame, frame, "byte {at}");
         }
     }
+
+    /// Missing is damage, which the other directory of a pair mends; what the disk refuses is not.
+    #[test]
+    fn a_witness_that_is_missing_and_one_that_cannot_be_read_are_told_apart() {
+        use crate::damage::ErrorClass;
+        let dir = tempfile::tempdir().unwrap();
+        let missing = Witness::read(dir.path()).unwrap_err();
+        assert_eq!(missing.found(), Some(Found::WitnessMissing), "{missing}");
+        std::fs::create_dir(dir.path().join(FILE)).unwrap();
+        let unreadable = Witness::read(dir.path()).unwrap_err();
+        assert_eq!(unreadable.class(), ErrorClass::Io, "{unreadable}");
+        let file = dir.path().join("file");
+        std::fs::write(&file, b"").unwrap();
+        let unreachable = Witness::read(&file).unwrap_err();
+        assert_eq!(unreachable.class(), ErrorClass::Io, "{unreachable}");
+    }
+
+    /// A kill while the file is made leaves its first slot.
+    #[test]
+    fn a_file_with_one_slot_is_read_and_of_two_alike_the_first_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let first = Witness { sequence: 2, ..witness(7) };
+        let bytes = first.encode();
+        for length in [SLOT_BYTES, SLOT_BYTES + 1, 2 * SLOT_BYTES - 1] {
+            let cut = [&bytes[..], &bytes].concat()[..length].to_vec();
+            std::fs::write(&path, cut).unwrap();
+            assert_eq!(Witness::read(dir.path()), Ok(first), "{length} bytes");
+        }
+        std::fs::write(&path, &bytes[..SLOT_BYTES - 1]).unwrap();
+        let bad = Witness::read(dir.path()).unwrap_err();
+        assert_eq!(bad.found(), Some(Found::WitnessBad), "{bad}");
+        let second = Witness { frame: 8, ..first };
+        std::fs::write(&path, [bytes, second.encode()].concat()).unwrap();
+        assert_eq!(Witness::read(dir.path()), Ok(first));
+    }
 }
