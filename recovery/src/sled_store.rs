@@ -367,4 +367,37 @@ mod tests {
         file.set_len(0).unwrap();
         store.give_back_zeros().unwrap();
     }
+
+    /// A volume is removed once its last frame is below the chain's start.
+    #[test]
+    fn the_last_frame_is_the_highest_number_and_not_the_chains_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = SledStore::open(dir.path()).unwrap();
+        assert_eq!(store.last_frame(), Ok(None));
+        store.put_start(start(1)).unwrap();
+        assert_eq!(store.last_frame(), Ok(None));
+        for number in [7, 300, 65_000] {
+            store.append(FrameNumber(number), b"one").unwrap();
+            assert_eq!(store.last_frame(), Ok(Some(number)));
+        }
+    }
+
+    /// What the system refuses another disk may mend; what sled makes nothing of is damage.
+    #[test]
+    fn only_what_the_system_refused_is_the_systems_error() {
+        use std::io::Error;
+        let (no_space, no_such_place) = (28, 22);
+        for (error, is_the_systems) in [
+            (Error::from_raw_os_error(no_space), true),
+            (Error::from_raw_os_error(no_such_place), false),
+            (Error::new(ErrorKind::InvalidData, "no snapshot"), false),
+            (Error::new(ErrorKind::InvalidInput, "no segment"), false),
+        ] {
+            let what = error.to_string();
+            let told = translated("reading", &sled::Error::Io(error));
+            assert_eq!(matches!(told, StoreError::Io { .. }), is_the_systems, "{what}: {told}");
+        }
+        let told = translated("reading", &sled::Error::Unsupported("this".to_owned()));
+        assert!(matches!(told, StoreError::Refused { .. }), "{told}");
+    }
 }

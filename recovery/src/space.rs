@@ -160,8 +160,7 @@ impl SpaceWatch {
     pub(crate) fn make_room(&mut self) -> io::Result<()> {
         self.check()?;
         while self.lacks_room() {
-            let wanted = WRITE_BYTES_MAX - self.seen.free_bytes;
-            let step = wanted.next_multiple_of(CHUNK_BYTES as u64).min(self.seen.reserve_bytes);
+            let step = step_bytes(self.seen.free_bytes, self.seen.reserve_bytes);
             let Some(file) = self.reserve.as_ref().filter(|_| step > 0) else { break };
             let left = self.seen.reserve_bytes - step;
             // Synced: a file system with a journal gives the blocks away only after that.
@@ -173,6 +172,12 @@ impl SpaceWatch {
         self.seen.full = self.lacks_room();
         Ok(())
     }
+}
+
+/// What the reserve gives at once where one write has no room.
+fn step_bytes(free_bytes: u64, reserve_bytes: u64) -> u64 {
+    let wanted = WRITE_BYTES_MAX - free_bytes;
+    wanted.next_multiple_of(CHUNK_BYTES as u64).min(reserve_bytes)
 }
 
 /// The room of a log's directories: it has what the worst of them has.
@@ -280,13 +285,18 @@ pub(crate) fn make_room_for_copy(
     if has_room_for_copy(dir, log)? {
         return Ok(());
     }
-    let needed_bytes = files::tree_bytes(log)? + OPEN_BYTES;
+    let needed_bytes = copy_bytes(log)?;
     Err(OpenError::NoSpace { dir: dir.to_owned(), needed_bytes, free_bytes: free_bytes(dir)? })
 }
 
 /// Whether a copy of `log` has room in `dir`.
 pub(crate) fn has_room_for_copy(dir: &Path, log: &Path) -> Result<bool, OpenError> {
-    Ok(free_bytes(dir)? >= files::tree_bytes(log)? + OPEN_BYTES)
+    Ok(free_bytes(dir)? >= copy_bytes(log)?)
+}
+
+/// What a copy of `log` needs to be opened.
+fn copy_bytes(log: &Path) -> Result<u64, OpenError> {
+    Ok(files::tree_bytes(log)? + OPEN_BYTES)
 }
 
 fn free_bytes(dir: &Path) -> Result<u64, OpenError> {

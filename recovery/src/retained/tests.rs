@@ -59,3 +59,16 @@ fn what_an_interrupted_slice_left_goes_first_and_alone() {
     retained.dropped(start);
     assert_eq!((retained.frames(), retained.slice()), (9, Some(frame(5, 0).start)));
 }
+
+/// Of two stores a kill may interrupt the slice in one only.
+#[test]
+fn what_an_interrupted_slice_left_in_either_store_goes() {
+    for (first, second) in [(false, false), (false, true), (true, false), (true, true)] {
+        let [mut one, mut other] = [retained(9, 1, 0), retained(9, 1, 0)];
+        one.remains |= first;
+        other.remains |= second;
+        one.join(&other);
+        let left = (first || second).then_some(frame(1, 0).start);
+        assert_eq!(one.slice(), left, "{first} {second}");
+    }
+}

@@ -173,3 +173,60 @@ fn a_reserve_that_cannot_be_removed_is_an_error() {
     fs::create_dir(root.path().join(FILE)).unwrap();
     assert!(remove_reserve(root.path()).is_err());
 }
+
+/// On a disk that is nearly full the reserve would take what is left.
+#[test]
+fn what_is_missing_of_the_reserve_is_taken_only_from_ample_room() {
+    let root = tempfile::tempdir().unwrap();
+    let mut watch = SpaceWatch::open(root.path(), SPACE).unwrap();
+    watch.reserve.as_ref().unwrap().set_len(0).unwrap();
+    watch.measure_reserve().unwrap();
+    watch.limits.free_bytes_min = u64::MAX;
+    watch.check().unwrap();
+    assert_eq!((watch.seen.reserve_bytes, watch.seen.low), (0, true));
+    assert_eq!(reserve(root.path()), Some((0, 0)));
+    watch.limits.free_bytes_min = SPACE.free_bytes_min;
+    watch.check().unwrap();
+    assert_eq!((watch.seen.reserve_bytes, watch.seen.low), (SPACE.reserve_bytes, false));
+}
+
+/// The disk is looked at before every frame: that must write nothing.
+#[test]
+fn a_reserve_that_is_whole_is_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    SpaceWatch::open(root.path(), SPACE).unwrap();
+    let path = root.path().join(FILE);
+    let long_ago = std::time::UNIX_EPOCH;
+    File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+    let mut watch = SpaceWatch::open(root.path(), SPACE).unwrap();
+    watch.check().unwrap();
+    watch.make_room().unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), long_ago);
+}
+
+#[test]
+fn the_reserve_gives_what_one_write_lacks_in_whole_chunks_and_no_more_than_it_has() {
+    let chunk = CHUNK_BYTES as u64;
+    for (free_bytes, reserve_bytes, step) in [
+        (0, 16 << 20, WRITE_BYTES_MAX),
+        (1, 16 << 20, WRITE_BYTES_MAX),
+        (WRITE_BYTES_MAX - 1, 16 << 20, chunk),
+        (WRITE_BYTES_MAX - chunk, 16 << 20, chunk),
+        (WRITE_BYTES_MAX - chunk - 1, 16 << 20, 2 * chunk),
+        (0, 5, 5),
+        (0, 0, 0),
+    ] {
+        let what = format!("{free_bytes} free, {reserve_bytes} in reserve");
+        assert_eq!(step_bytes(free_bytes, reserve_bytes), step, "{what}");
+    }
+}
+
+/// The operator is told how much to free.
+#[test]
+fn a_copy_needs_its_bytes_and_those_of_an_open() {
+    let root = tempfile::tempdir().unwrap();
+    assert_eq!(copy_bytes(root.path()), Ok(OPEN_BYTES));
+    let file = File::create(root.path().join("db")).unwrap();
+    allocate(&file, 0, 3 << 20).unwrap();
+    assert_eq!(copy_bytes(root.path()), Ok((3 << 20) + OPEN_BYTES));
+}

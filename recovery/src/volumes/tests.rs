@@ -245,3 +245,64 @@ fn a_volume_that_cannot_be_made_is_tried_again_an_eighth_later() {
         assert!(store.current.bytes < 3 * VOLUME_BYTES_MAX, "never made");
     }
 }
+
+/// Nothing counts as durable or removed that is not.
+#[test]
+fn what_cannot_be_synced_or_removed_is_an_error() {
+    let root = tempfile::tempdir().unwrap();
+    let missing = root.path().join("missing");
+    assert!(sync_dir(&missing).is_err());
+    assert!(sync_dir(root.path()).is_ok());
+    remove_tree(&missing).unwrap();
+    let file = root.path().join("file");
+    fs::write(&file, b"no directory").unwrap();
+    assert!(remove_tree(&file).is_err());
+    assert!(file.exists());
+}
+
+/// What sled holds in memory is in no copy.
+#[test]
+fn what_is_flushed_is_in_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Volumes::create(dir.path(), start(1)).unwrap();
+    let frame = value(1, 5_000);
+    store.current.store.put(&1_u64.to_be_bytes(), &frame);
+    store.flush().unwrap();
+    let bytes = fs::read(volume_dir(dir.path(), 1).join("db")).unwrap();
+    assert!(bytes.windows(frame.len()).any(|part| part == frame));
+}
+
+/// Else a log that is opened often fills a volume beyond its segment.
+#[test]
+fn an_opened_volume_is_as_full_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Volumes::create(dir.path(), start(1)).unwrap();
+    for number in 1..=3 {
+        store.append(FrameNumber(number), &value(number, 1_000)).unwrap();
+    }
+    let bytes = store.current.bytes;
+    assert_eq!(bytes, 3 * (1_000 + FRAME_SHARE_BYTES));
+    Box::new(store).close().unwrap();
+    assert_eq!(Volumes::open(dir.path()).unwrap().current.bytes, bytes);
+}
+
+/// The next volume counts while it waits for its turn, and the one after it is not made before it
+/// is half full.
+#[test]
+fn a_full_volume_is_left_for_the_next_one_and_that_begins_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Volumes::create(dir.path(), start(1)).unwrap();
+    store.append(FrameNumber(1), &value(1, 1_000)).unwrap();
+    store.next = Next::Ready(make_now(dir.path(), 2).unwrap());
+    let (told, found) = (store.bytes_on_disk(), bytes_of_files(dir.path()));
+    assert!(told.abs_diff(found) <= found / 20, "{told}, found {found}");
+    store.append(FrameNumber(2), &value(2, 1_000)).unwrap();
+    assert_eq!(store.sealed.len(), 0, "the first one is not full");
+    store.current.bytes = VOLUME_BYTES_MAX;
+    store.append(FrameNumber(3), &value(3, 1_000)).unwrap();
+    assert_eq!((store.sealed.len(), store.current.number), (1, 2));
+    assert_eq!(store.current.bytes, 1_000 + FRAME_SHARE_BYTES);
+    assert!(matches!(store.next, Next::NotBefore(bytes) if bytes == VOLUME_BYTES_MAX / 2));
+    store.append(FrameNumber(4), &value(4, 1_000)).unwrap();
+    assert!(matches!(store.next, Next::NotBefore(_)), "it is far from half full");
+}
