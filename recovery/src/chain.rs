@@ -209,3 +209,6 @@ pub(crate) fn store_error(dir: &Path, error: StoreError) -> OpenError {
     };
     Finding::new(found, At::File(dir.to_owned(), 0), detail).refuse(dir)
 }
+
+#[cfg(test)]
+mod tests;

@@ -387,3 +387,6 @@ pub(crate) fn warn_of_tmpfs(dir: &Path) {
         tracing::warn!(dir = %dir.display(), "the log lies in memory (tmpfs)");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -145,7 +145,7 @@ fn check_records(frame: &Frame) -> Result<(), Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{COORDINATOR, append, killed, log_of, tree};
+    use crate::testing::{COORDINATOR, append, edit_witness, killed, log_of, tree};
 
     #[test]
     fn b_11_a_check_changes_nothing_and_leaves_nothing_behind() {
@@ -190,5 +190,21 @@ mod tests {
         let (records, error) = read_records_lenient(&dir);
         assert_eq!(records.len(), 2);
         assert_eq!(error.and_then(|error| error.found()), Some(Found::FrameMissing));
+    }
+
+    /// `--copied` may be interrupted between the witness and the identity; in its own place a log
+    /// has its own witness.
+    #[test]
+    fn another_incarnations_witness_is_damage_where_the_log_was_made_and_elsewhere_not() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("log");
+        log_of(&dir, 0);
+        edit_witness(&dir, |witness| witness.id.incarnation ^= 1);
+        let error = inspect(&dir, None, |_| Ok(())).unwrap_err();
+        assert_eq!(error.found(), Some(Found::WitnessForeign), "{error}");
+        let identity = Identity::read(&dir).unwrap();
+        Identity { place: Place::of(root.path()).unwrap(), ..identity }.write(&dir).unwrap();
+        let report = inspect(&dir, None, |_| Ok(())).unwrap();
+        assert_eq!((report.in_place, report.records), (false, 0));
     }
 }

@@ -1,15 +1,17 @@
 //! What the crate's own tests share.
 
+use crate::frame::{Frame, frame_crc};
 use crate::open::{OpenOptions, OpenedLog};
 use crate::sled_store::SledStore;
-use crate::witness::Witness;
+use crate::store::{ChainStart, FrameStore, StoreError, StoredFrames};
+use crate::witness::{Witness, WitnessFile};
 use crate::{LogKind, Space, Writer};
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
-use unanimous_core::Lsn;
+use unanimous_core::{FrameNumber, Lsn};
 
 pub(crate) const COORDINATOR: OpenOptions = OpenOptions {
     kind: LogKind::Coordinator,
@@ -86,4 +88,63 @@ pub(crate) fn edit_store(dir: &Path, edit: impl FnOnce(&mut SledStore)) {
     let mut store = SledStore::open(&newest).unwrap();
     edit(&mut store);
     store.close().unwrap();
+}
+
+/// Changes both slots of a stopped log's witness.
+pub(crate) fn edit_witness(dir: &Path, edit: impl FnOnce(&mut Witness)) {
+    let last = Witness::read(dir).unwrap();
+    let mut next = last;
+    edit(&mut next);
+    let mut file = WitnessFile::open(dir, last, false).unwrap();
+    file.write_both(next, || ()).unwrap();
+}
+
+/// A store without a disk.
+pub(crate) struct Memory {
+    pub(crate) start: ChainStart,
+    pub(crate) frames: Vec<Vec<u8>>,
+}
+
+impl Memory {
+    /// Frames of one record each from `start` on.
+    pub(crate) fn of(start: ChainStart, frames: u64) -> Self {
+        let mut store = Self { start, frames: Vec::new() };
+        let mut previous_crc = start.previous_crc;
+        for index in 0..frames {
+            let (number, first_lsn) = (start.number + index, start.first_lsn + index);
+            let records = vec![record(index)];
+            let frame = Frame { number, first_lsn, unix_ms: 1, previous_crc, records }.encode();
+            previous_crc = frame_crc(&frame);
+            store.frames.push(frame);
+        }
+        store
+    }
+}
+
+impl FrameStore for Memory {
+    fn append(&mut self, _: FrameNumber, frame: &[u8]) -> Result<(), StoreError> {
+        self.frames.push(frame.to_vec());
+        Ok(())
+    }
+
+    fn frames(&self) -> StoredFrames<'_> {
+        let numbered = (self.start.number..).map(FrameNumber).zip(&self.frames);
+        Box::new(numbered.map(|(number, frame)| Ok((Some(number), frame.clone()))))
+    }
+
+    fn chain_start(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(Some(self.start.encode()))
+    }
+
+    fn drop_below(&mut self, _: ChainStart) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn bytes_on_disk(&self) -> u64 {
+        self.frames.iter().map(|frame| frame.len() as u64).sum()
+    }
+
+    fn close(self: Box<Self>) -> Result<(), StoreError> {
+        Ok(())
+    }
 }

@@ -3,7 +3,9 @@ use crate::damage::{ErrorClass, TABLE, Verdict};
 use crate::frame::{FRAME_MAGIC, frame_crc};
 use crate::home::{INITIALISING, generations, log_dir};
 use crate::identity::{self, Identity};
-use crate::testing::{COORDINATOR, MOVED, append, edit_store, killed, log_of, record, tree};
+use crate::testing::{
+    COORDINATOR, MOVED, Memory, append, edit_store, killed, log_of, record, tree,
+};
 use crate::witness::{self, Witness};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -311,4 +313,17 @@ fn the_stored_start_of_the_chain_is_honoured_with_and_without_the_frames_below()
         append(opened, FRAMES..FRAMES + 2).close().unwrap();
         assert_eq!(records(&COORDINATOR.open(&dir).unwrap()), expected(FRAMES + 2)[3..]);
     }
+}
+
+/// A kill between storing the start and dropping the frames below it leaves them.
+#[test]
+fn frames_below_the_start_of_the_chain_are_not_read_and_all_others_are() {
+    let root = tempfile::tempdir().unwrap();
+    let mut opened = COORDINATOR.open(&root.path().join("log")).unwrap();
+    let first = ChainStart { number: 1, previous_crc: 7, first_lsn: 1 };
+    let store = Memory::of(first, 4);
+    opened.start =
+        ChainStart { number: 3, previous_crc: frame_crc(&store.frames[1]), first_lsn: 3 };
+    opened.legs[0].store = Box::new(store);
+    assert_eq!(records(&opened), expected(4)[2..]);
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::frame::Frame;
-use crate::testing::{COORDINATOR, MOVED, append, edit_store, killed, record, tree};
+use crate::testing::{COORDINATOR, MOVED, append, edit_store, edit_witness, killed, record, tree};
 use crate::{DirectoryState, inspect};
 use DirectoryState::{GivenUp, Good, Rebuilt};
 use std::fs;
@@ -78,14 +78,6 @@ impl Images {
             }
         }
     }
-}
-
-pub(super) fn edit_witness(dir: &Path, edit: impl FnOnce(&mut Witness)) {
-    let last = Witness::read(dir).unwrap();
-    let mut next = last;
-    edit(&mut next);
-    let mut file = crate::witness::WitnessFile::open(dir, last, false).unwrap();
-    file.write_both(next, || ()).unwrap();
 }
 
 /// What an open without a flag does: the states and whose records, or the refusal.
