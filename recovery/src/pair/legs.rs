@@ -273,3 +273,6 @@ impl Legs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

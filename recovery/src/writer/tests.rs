@@ -288,6 +288,22 @@ fn the_witness_follows_the_last_frame_when_idle() {
     assert!(Witness::read(&path).unwrap().clean);
 }
 
+/// On a busy log it would else be a second sync for each frame.
+#[test]
+fn the_witness_pauses_between_two_writes() {
+    let rig = Rig::new(Fault::None, false, false);
+    let dir = rig.writer.directories()[0].dir.clone();
+    let (begun, (_wake, wait)) = (Instant::now(), channel::<()>());
+    for lsn in 1..=3 {
+        rig.submit(lsn, true);
+        while Witness::read(&dir).unwrap().frame < lsn {
+            assert!(begun.elapsed() < PATIENCE, "the witness stays behind");
+            assert_eq!(wait.recv_timeout(Duration::from_millis(5)), Err(RecvTimeoutError::Timeout));
+        }
+    }
+    assert!(begun.elapsed() >= 2 * WITNESS_PAUSE, "three writes");
+}
+
 /// Many threads, each waiting for its record before the next, on the real store.
 #[test]
 fn group_commit_makes_groups_under_load() {
