@@ -266,7 +266,7 @@ impl OpenOptions {
         crash_point("pair.set_aside");
         let log = home::log_dir(&good.leg.home.dir, good.leg.home.witness.last().generation);
         if !space::has_room_for_copy(&dir, &log)? {
-            clear(&dir, |name| name == REBUILDING)?;
+            clear_to_the_mark(&dir)?;
         }
         let opened = self.mirror(&dir, lock, REBUILDING, generation + 1, good)?;
         crash_point("pair.rebuilt");
@@ -419,6 +419,11 @@ fn remove_identity(dir: &Path) -> Result<(), OpenError> {
         }
         _ => files::sync_dir(dir),
     }
+}
+
+/// Removes what is kept, too: its room is needed.
+fn clear_to_the_mark(dir: &Path) -> Result<(), OpenError> {
+    clear(dir, |name| name == REBUILDING)
 }
 
 /// Removes everything in a directory except what `keep` says.

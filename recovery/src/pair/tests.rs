@@ -7,6 +7,7 @@ use std::fs;
 use std::time::Duration;
 
 mod damage;
+mod steps;
 mod writing;
 
 const FRAMES: u64 = 6;

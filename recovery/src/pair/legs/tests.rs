@@ -58,11 +58,13 @@ impl Drop for Told {
 
 type Calls = Receiver<(u64, &'static str, u64)>;
 
-fn stores(count: u64) -> (Vec<(Box<dyn FrameStore>, u64)>, Calls) {
+/// A store with its first frame.
+type Stored = (Box<dyn FrameStore>, u64);
+
+fn stores(count: u64) -> (Vec<Stored>, Calls) {
     let (calls, seen) = channel();
-    let store = |leg| -> (Box<dyn FrameStore>, u64) {
-        (Box::new(Told { leg, calls: calls.clone(), slow_end: None }), 1)
-    };
+    let store =
+        |leg| -> Stored { (Box::new(Told { leg, calls: calls.clone(), slow_end: None }), 1) };
     ((0..count).map(store).collect(), seen)
 }
 
