@@ -66,6 +66,8 @@
 mod axum;
 pub mod client;
 pub mod context;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub mod database;
 #[cfg(feature = "embedded-resource")]
 pub mod embedded;
 #[cfg(feature = "in-process")]

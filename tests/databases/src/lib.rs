@@ -1,0 +1,5 @@
+//! Real database servers for tests: each in a temporary directory, on a free port of this machine,
+//! as an ordinary user, gone when the test process is, however that ends.
+
+pub mod daemon;
+pub mod postgres;
