@@ -107,6 +107,9 @@ pub(crate) enum Command {
     /// How the coordinator is
     #[command(after_help = "Example: unanimous status -o json")]
     Status,
+    /// Compare the log with what participants hold prepared, both ways, and check their settings
+    #[command(after_help = "Example: unanimous doctor")]
+    Doctor,
     /// Look at the log of a stopped coordinator
     #[command(subcommand, after_help = "Example: unanimous log verify /var/lib/unanimous")]
     Log(LogCommand),

@@ -73,6 +73,8 @@ codes! {
     NoAnswerInTime = "NO_ANSWER_IN_TIME" (OutcomeUnknown),
     NotEndedInTime = "NOT_ENDED_IN_TIME" (OutcomeUnknown),
     Heuristic = "HEURISTIC" (Critical),
+    FindingsWarning = "FINDINGS_WARNING" (Warning),
+    FindingsCritical = "FINDINGS_CRITICAL" (Critical),
     // A coordinator's own reasons.
     InvalidArgument = "INVALID_ARGUMENT" (Usage),
     UnsupportedField = "UNSUPPORTED_FIELD" (Failed),
@@ -127,7 +129,7 @@ macro_rules! words {
 }
 
 /// Words that commands never end with, and show: why work does not join a transaction, why one is
-/// rolled back, and what became of it.
+/// rolled back, what became of it, and what `doctor` finds.
 const WORDS: &[(&str, &str)] = words! {
     "NO_TRANSACTION" "BAD_TRANSACTION" "INACTIVE" "UNKNOWN_TRANSACTION" "NOT_OURS"
     "TOO_MANY_BRANCHES" "BAD_RESOURCE" "UNDONE" "OVERLOADED" "REPLACED" "STOPPED" "REQUESTED"
@@ -135,6 +137,8 @@ const WORDS: &[(&str, &str)] = words! {
     "COMMITTED_BEFORE" "ROLLED_BACK" "HEURISTIC_COMMIT" "HEURISTIC_ROLLBACK" "HEURISTIC_MIXED"
     "HEURISTIC_HAZARD" "UNKNOWN" "COORDINATOR_UNREACHABLE" "BAD_ANSWER" "ACCOUNT_BUSY"
     "NO_SUCH_ACCOUNT" "NOT_ACTIVE" "TOO_LARGE" "TOO_MANY_ACCOUNTS" "CLIENT_OVER"
+    "BRANCH_MISSING" "BRANCH_LATE" "ORPHAN" "RESOURCE_FAILED" "RESOURCE_SILENT" "NOT_EXAMINED"
+    "PARTICIPANT_AWAY" "LOG_BEHIND" "LOG_SPACE_LOW" "LOG_DIRECTORY_LOST" "STUCK"
 };
 
 /// A word and what there is to say about it.

@@ -12,6 +12,7 @@ mod codes;
 mod config;
 mod connect;
 mod dev;
+mod doctor;
 mod errors;
 mod explain;
 mod log;
@@ -57,6 +58,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Dev(args) => dev::run(args, &cli.global, output),
         Command::Tx(command) => tx::run(command, &cli.global, output),
         Command::Participant(command) => participant::run(command, &cli.global, output),
+        Command::Doctor => doctor::run(&cli.global, output),
         Command::Orphan(OrphanCommand::List) => participant::orphans(&cli.global, output),
         Command::Status => status::run(&cli.global, output),
         Command::Log(command) => log::run(command, output),

@@ -153,6 +153,7 @@ const ROWS: &[Row] = &[
         unknown: &[],
         garbage: &[&["bank-b"]],
     },
+    Row { command: "doctor", kind: Kind::Asks, good: &[], unknown: &[], garbage: &[&["x"]] },
     Row { command: "status", kind: Kind::Asks, good: &[], unknown: &[], garbage: &[&["x"]] },
     Row {
         command: "log verify",

@@ -67,7 +67,7 @@ mod axum;
 pub mod client;
 pub mod context;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
-pub mod database;
+mod database;
 #[cfg(feature = "embedded-resource")]
 pub mod embedded;
 #[cfg(feature = "in-process")]
@@ -80,6 +80,7 @@ pub mod transaction;
 mod crash;
 mod deadline;
 mod endpoint;
+mod finding;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod mark;
@@ -94,6 +95,7 @@ pub use client::{
 pub use context::{Carrier, Context};
 pub use crash::CRASH_POINTS;
 pub use endpoint::BadAddress;
+pub use finding::{Finding, Severity};
 #[cfg(feature = "in-process")]
 pub use in_process::{InProcess, InProcessError};
 pub use layer::{ClientLayer, ServerLayer};

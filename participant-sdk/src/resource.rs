@@ -1,5 +1,6 @@
 //! What the owner of data implements to take part in transactions (section 4 of the contract).
 
+use crate::finding::Finding;
 use futures_util::future::BoxFuture;
 use std::fmt::Display;
 use std::future::Future;
@@ -103,6 +104,15 @@ pub trait Resource: Send + Sync + 'static {
     /// [`Unfit`]: the participant does not start.
     fn check(&self) -> impl Future<Output = Result<(), Unfit>> + Send {
         async { Ok(()) }
+    }
+
+    /// What is not as it should be with the resource's set-up, asked while it runs: for `unanimous
+    /// doctor`. Every finding has its next step. At most 100 are told.
+    ///
+    /// # Errors
+    /// [`Retry`]: it cannot be looked at now.
+    fn findings(&self) -> impl Future<Output = Result<Vec<Finding>, Retry>> + Send {
+        async { Ok(Vec::new()) }
     }
 
     /// A branch has been enlisted, its work begins: a note in memory. A resource that takes the
@@ -228,6 +238,7 @@ pub(crate) type Answering = BoxFuture<'static, Result<Returned, Retry>>;
 pub(crate) trait AnyResource: Send + Sync {
     fn kind(&self) -> &'static str;
     fn check(self: Arc<Self>) -> BoxFuture<'static, Result<(), Unfit>>;
+    fn findings(self: Arc<Self>) -> BoxFuture<'static, Result<Vec<Finding>, Retry>>;
     fn joined(&self, branch: &BranchId);
     fn call(self: Arc<Self>, branch: BranchId, call: Call) -> Answering;
     /// [`Call::CommitOnePhase`] for a branch that nobody here works on.
@@ -245,6 +256,10 @@ impl<R: Resource> AnyResource for R {
 
     fn check(self: Arc<Self>) -> BoxFuture<'static, Result<(), Unfit>> {
         Box::pin(async move { Resource::check(&*self).await })
+    }
+
+    fn findings(self: Arc<Self>) -> BoxFuture<'static, Result<Vec<Finding>, Retry>> {
+        Box::pin(async move { Resource::findings(&*self).await })
     }
 
     fn joined(&self, branch: &BranchId) {

@@ -1,16 +1,23 @@
 //! Between the wire's messages and the protocol's types. What has an unknown value, or no id, is
 //! `None`: hold and ask again.
 
+use crate::finding::{Finding, Severity};
+use crate::resource::Prepared;
 use unanimous_core::coordinator::EndedMark;
 use unanimous_core::message::{Answer, Done, Verdict, Vote};
 use unanimous_core::participant::Order;
 use unanimous_core::record::{DETAIL_BYTES_MAX, cut};
 use unanimous_core::{
-    Bqual, BranchId, BranchResult, Decision, Evidence, FrameNumber, Gtrid, LogId, Owner,
+    Bqual, BranchId, BranchResult, Decision, Evidence, FrameNumber, Gtrid, LogId, Owner, ResourceId,
 };
 use unanimous_proto::v1;
 use v1::participate_request::Body as Say;
 use v1::participate_response::Body as Heard;
+
+/// The wire's limits of an answer to Examine.
+const EXAMINED_BRANCHES_MAX: usize = 1_000;
+const EXAMINED_FINDINGS_MAX: usize = 100;
+const FINDING_TEXT_BYTES_MAX: usize = 1_024;
 
 pub(crate) fn branch_ref(branch: &BranchId) -> v1::BranchRef {
     v1::BranchRef {
@@ -65,7 +72,9 @@ pub(crate) fn order(body: &Heard) -> Option<(BranchId, Order)> {
         Heard::Answer(answer) => {
             (branch_id(answer.branch.as_ref())?, Order::Answer(verdict(answer)?))
         }
-        Heard::Welcome(_) | Heard::Enlisted(_) | Heard::Goodbye(_) => return None,
+        Heard::Welcome(_) | Heard::Enlisted(_) | Heard::Goodbye(_) | Heard::Examine(_) => {
+            return None;
+        }
     })
 }
 
@@ -138,6 +147,50 @@ fn did(done: Done) -> v1::Done {
         Done::Heuristic(BranchResult::Hazard) => v1::Done::HeuristicHazard,
         Done::Retry => v1::Done::Retry,
         Done::Forgotten => v1::Done::Forgotten,
+    }
+}
+
+/// What a resource holds prepared and how it is set up, or why it cannot be asked; both within the
+/// wire's limits.
+pub(crate) fn examined(
+    examination: u64,
+    resource: &ResourceId,
+    seen: Result<(Vec<Prepared>, Vec<Finding>), String>,
+) -> v1::Examined {
+    let resource_id = resource.as_str().to_owned();
+    match seen {
+        Ok((prepared, findings)) => v1::Examined {
+            examination,
+            resource_id,
+            failed: String::new(),
+            prepared_total: prepared.len() as u64,
+            prepared: prepared
+                .iter()
+                .take(EXAMINED_BRANCHES_MAX)
+                .map(|one| branch_ref(&one.branch))
+                .collect(),
+            findings: findings.into_iter().take(EXAMINED_FINDINGS_MAX).map(finding).collect(),
+        },
+        Err(why) => v1::Examined {
+            examination,
+            resource_id,
+            failed: cut(&why, DETAIL_BYTES_MAX).to_owned(),
+            ..v1::Examined::default()
+        },
+    }
+}
+
+fn finding(finding: Finding) -> v1::Finding {
+    let severity = match finding.severity {
+        Severity::Warning => v1::Severity::Warning,
+        Severity::Unsafe | Severity::Unfit => v1::Severity::Critical,
+    };
+    v1::Finding {
+        code: finding.code.to_owned(),
+        severity: severity.into(),
+        what: cut(&finding.what, FINDING_TEXT_BYTES_MAX).to_owned(),
+        why: cut(&finding.why, FINDING_TEXT_BYTES_MAX).to_owned(),
+        next: cut(&finding.next, FINDING_TEXT_BYTES_MAX).to_owned(),
     }
 }
 

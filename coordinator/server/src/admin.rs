@@ -1,5 +1,6 @@
 //! `AdminService`: on a runtime and a port of its own, talks to the driver through a bounded queue.
 
+use crate::doctor;
 use crate::filter::{self, Filter};
 use crate::refusal::Refusal;
 use crate::view::{Census, Query, Retried, Scan, Scanned};
@@ -29,7 +30,10 @@ impl Admin {
         Self { queries }
     }
 
-    async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Result<T, Status> {
+    pub(crate) async fn ask<T>(
+        &self,
+        query: impl FnOnce(oneshot::Sender<T>) -> Query,
+    ) -> Result<T, Status> {
         let (to, answered) = oneshot::channel();
         let sent = self.queries.send(query(to)).await.is_ok();
         let answer = if sent { answered.await.ok() } else { None };
@@ -37,7 +41,7 @@ impl Admin {
     }
 
     /// Walks over the whole table piece by piece; between pieces the driver does its work.
-    async fn walk(&self, scan: Scan) -> Result<Scanned, Status> {
+    pub(crate) async fn walk(&self, scan: Scan) -> Result<Scanned, Status> {
         let rows_max = scan.rows_max;
         let mut whole = Scanned::default();
         let mut next = scan;
@@ -57,7 +61,22 @@ impl Admin {
         }
     }
 
-    async fn participants(&self) -> Result<Vec<v1::Participant>, Status> {
+    pub(crate) async fn status(&self) -> Result<v1::GetStatusResponse, Status> {
+        let (mut status, Scanned { mut census, next, .. }) = self.ask(Query::Status).await?;
+        if let Some(after) = next {
+            let rest = Scan { after: Some(after), ..Scan::default() };
+            census.add(self.walk(rest).await?.census);
+        }
+        status.transactions = census.active + census.in_doubt + census.heuristic;
+        status.transactions_active = census.active;
+        status.transactions_in_doubt = census.in_doubt;
+        status.transactions_heuristic = census.heuristic;
+        status.transactions_stuck = census.stuck;
+        status.summary = summary(&census, &status);
+        Ok(status)
+    }
+
+    pub(crate) async fn participants(&self) -> Result<Vec<v1::Participant>, Status> {
         let mut participants = self.ask(Query::Participants).await?;
         let pending = self.walk(Scan::default()).await?.pending;
         count_pending(&mut participants, pending);
@@ -99,18 +118,7 @@ impl v1::admin_service_server::AdminService for Admin {
         &self,
         _: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        let (mut status, Scanned { mut census, next, .. }) = self.ask(Query::Status).await?;
-        if let Some(after) = next {
-            let rest = Scan { after: Some(after), ..Scan::default() };
-            census.add(self.walk(rest).await?.census);
-        }
-        status.transactions = census.active + census.in_doubt + census.heuristic;
-        status.transactions_active = census.active;
-        status.transactions_in_doubt = census.in_doubt;
-        status.transactions_heuristic = census.heuristic;
-        status.transactions_stuck = census.stuck;
-        status.summary = summary(&census, &status);
-        Ok(Response::new(status))
+        Ok(Response::new(self.status().await?))
     }
 
     async fn list_transactions(
@@ -186,6 +194,13 @@ impl v1::admin_service_server::AdminService for Admin {
         _: Request<v1::ListOrphansRequest>,
     ) -> Result<Response<v1::ListOrphansResponse>, Status> {
         Ok(Response::new(self.ask(Query::Orphans).await?))
+    }
+
+    async fn diagnose(
+        &self,
+        _: Request<v1::DiagnoseRequest>,
+    ) -> Result<Response<v1::DiagnoseResponse>, Status> {
+        Ok(Response::new(doctor::diagnose(self).await?))
     }
 }
 

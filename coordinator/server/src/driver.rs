@@ -11,6 +11,7 @@
 use crate::client_session::closing;
 use crate::convert;
 use crate::crash::after_write;
+use crate::examination::{Examination, Examinations};
 use crate::orphans::{self, Orphans};
 use crate::refusal::Refusal;
 use crate::registry::Registry;
@@ -65,6 +66,7 @@ enum Caller {
     Enlist { session: SessionId, branch: BranchId },
     Inquire { session: SessionId, branch: BranchId },
     Retry(Gtrid, oneshot::Sender<Option<view::Retried>>),
+    Judge(BranchId, oneshot::Sender<view::Judgement>),
 }
 
 struct Client {
@@ -91,6 +93,7 @@ pub(crate) struct Driver {
     held_back: VecDeque<(Caller, Request)>,
     pub(crate) upkeep: Upkeep,
     pub(crate) orphans: Orphans,
+    examinations: Examinations,
     stage: watch::Sender<Stage>,
     housekeeping_at: Millis,
     stuck_check_at: Millis,
@@ -134,6 +137,7 @@ impl Driver {
             held_back: VecDeque::new(),
             upkeep: Upkeep::default(),
             orphans,
+            examinations: Examinations::default(),
             stage,
             housekeeping_at: Millis(HOUSEKEEPING_MS),
             stuck_check_at: Millis(STUCK_CHECK_MS),
@@ -260,6 +264,7 @@ impl Driver {
                 self.registry.answer(now, session, Body::Enlisted(enlisted));
             }
             Inbound::Inquire(session, branches) => self.inquire(now, session, branches),
+            Inbound::Examined(examined) => self.examinations.answered(*examined),
             Inbound::ClientOpened(opened) => self.on_client(opened),
             Inbound::Called(session, call, request) => self.on_called(now, session, call, request),
             Inbound::Unary(request, reply) => {
@@ -497,6 +502,10 @@ impl Driver {
                 // The caller may be gone.
                 let _ = to.send(view::retried(self, now, &gtrid, &response));
             }
+            Caller::Judge(branch, to) => {
+                // The caller may be gone.
+                let _ = to.send(view::judgement(self, &branch, &response));
+            }
             Caller::Inquire { session, branch } => {
                 if let Response::Verdict(verdict) = response {
                     self.note_orphan(now, session, branch, &verdict);
@@ -541,6 +550,22 @@ impl Driver {
             Query::Retry(gtrid, to) => {
                 let by = self.caller(Caller::Retry(gtrid, to));
                 self.handle(now, Event::Requested { by, request: Request::Retry { gtrid } });
+            }
+            Query::Examine(to) => {
+                let opened = self.examinations.open(self.registry.resources_len());
+                let examination = opened.map(|(number, answers)| {
+                    let (asked, mute) = self.registry.examine(now, number);
+                    Examination { asked, mute, answers }
+                });
+                // The caller may be gone.
+                let _ = to.send(examination);
+            }
+            Query::Judge(from, branch, to) => {
+                let by = self.caller(Caller::Judge(branch, to));
+                self.handle(
+                    now,
+                    Event::Requested { by, request: Request::Inquire { from, branch } },
+                );
             }
             query => view::answer(self, now, query),
         }

@@ -59,6 +59,7 @@ pub fn participate(bytes: &[u8]) -> bool {
                 .count()
                 > 0
         }
+        Some(Participates::Examined(wire)) => peer.examined(wire).is_ok(),
         None => false,
     }
 }

@@ -21,7 +21,9 @@ mod config;
 mod connection;
 mod convert;
 mod crash;
+mod doctor;
 mod driver;
+mod examination;
 mod filter;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

@@ -2,6 +2,7 @@
 //! driver.
 
 use crate::convert::{self, Hold};
+use crate::examination::{Examined, Examinee};
 use crate::session::{
     Gate, Hello, Inbound, Opening, Outgoing, ParticipantOpened, SessionId, first_message, link,
     read,
@@ -85,6 +86,7 @@ async fn participate(
         instance: peer.instance,
         sdk: cut(&hello.sdk, SDK_BYTES_MAX).to_owned(),
         resources: peer.resources.iter().map(|(_, resource)| resource.clone()).collect(),
+        examines: peer.examines,
         in_doubt: branches(&gate, session, &peer, &hello.in_doubt),
         seen: hello.seen_frames.iter().filter_map(convert::seen_frame).collect(),
         outbound,
@@ -127,6 +129,7 @@ pub(crate) struct Peer {
     resources: Vec<(u32, ResourceId)>,
     inquires: bool,
     last_resource: bool,
+    examines: bool,
 }
 
 impl Peer {
@@ -167,6 +170,7 @@ impl Peer {
             resources,
             inquires: able(v1::Capability::Inquires),
             last_resource: able(v1::Capability::LastResource),
+            examines: able(v1::Capability::Examines),
         })
     }
 
@@ -187,6 +191,7 @@ impl Peer {
                 let branches = branches(gate, session, self, &inquire.branches);
                 Ok(Inbound::Inquire(session, branches))
             }
+            Some(Body::Examined(examined)) => self.examined(&examined),
             None => Err("an unknown message"),
         };
         heard.map_err(|what| gate.ignore(session, self.name.as_str(), what)).ok()
@@ -242,6 +247,15 @@ impl Peer {
         let done = convert::done(wire.done()).map_err(|Hold| "an unknown done")?;
         let detail = cut(&wire.detail, DETAIL_BYTES_MAX).to_owned();
         self.answered(session, branch, Answer::Acknowledged { done, detail })
+    }
+
+    pub(crate) fn examined(&self, wire: &v1::Examined) -> Result<Inbound, &'static str> {
+        let known = |resource: &&ResourceId| resource.as_str() == wire.resource_id;
+        let mut resources = self.resources.iter().map(|(_, resource)| resource);
+        let resource = resources.find(known).ok_or("an examination of an undeclared resource")?;
+        let (participant, resource) = (self.name.clone(), resource.clone());
+        let by = Examinee { participant, instance: self.instance, resource };
+        Ok(Inbound::Examined(Box::new(Examined::read(by, wire)?)))
     }
 
     fn answered(

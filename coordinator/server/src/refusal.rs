@@ -1,5 +1,6 @@
 //! Requests that are not carried out: one list of reasons for sessions and unary calls.
 
+use crate::examination::EXAMINATIONS_MAX;
 use crate::filter::Mistake;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -55,6 +56,11 @@ impl Refusal {
     pub(crate) fn too_many_calls(max: usize) -> Self {
         let detail = format!("{max} calls wait for an answer, which is the limit");
         Self::new(Code::ResourceExhausted, "TOO_MANY_CALLS", detail, SOON_MS)
+    }
+
+    pub(crate) fn too_many_examinations() -> Self {
+        let detail = format!("{EXAMINATIONS_MAX} examinations are under way, which is the limit");
+        Self::new(Code::ResourceExhausted, "TOO_MANY_CALLS", detail, LATER_MS)
     }
 
     pub(crate) fn stopping() -> Self {

@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::convert;
+use crate::examination::Examinee;
 use crate::participant_session::goodbye;
 use crate::session::{Offered, Outbound, ParticipantOpened, SessionId};
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +23,7 @@ pub(crate) struct Connected {
     pub(crate) sdk: String,
     pub(crate) resources: Vec<ResourceId>,
     pub(crate) since: Millis,
+    examines: bool,
     session: SessionId,
     outbound: Outbound<v1::ParticipateResponse>,
     /// The version of the mark it was told last.
@@ -72,7 +74,9 @@ impl Registry {
     /// Takes in a session and welcomes it. An older session of the same instance is told that it is
     /// replaced.
     pub(crate) fn open(&mut self, now: Millis, opened: ParticipantOpened) {
-        let ParticipantOpened { session, name, instance, sdk, resources, outbound, .. } = opened;
+        let ParticipantOpened {
+            session, name, instance, sdk, resources, examines, outbound, ..
+        } = opened;
         tracing::info!(participant = %name, %instance, ?sdk, "participant connected");
         let welcome = Body::Welcome(v1::Welcome {
             coordinator: Some(convert::owner(self.owner)),
@@ -92,6 +96,7 @@ impl Registry {
             sdk,
             resources,
             since: now,
+            examines,
             session,
             outbound,
             mark: 0,
@@ -182,6 +187,38 @@ impl Registry {
         };
         let mark = (self.mark_version, self.mark.as_ref());
         tell(known, now, self.owner.epoch, mark, Some(body))
+    }
+
+    /// Asks every session what its resources hold: who was asked, and who cannot be.
+    pub(crate) fn examine(
+        &mut self,
+        now: Millis,
+        examination: u64,
+    ) -> (Vec<Examinee>, Vec<ParticipantName>) {
+        let (mut asked, mut mute) = (Vec::new(), Vec::new());
+        let (epoch, mark) = (self.owner.epoch, (self.mark_version, self.mark.as_ref()));
+        for (participant, sessions) in &mut self.connected {
+            for session in sessions {
+                if !session.examines {
+                    mute.push(participant.clone());
+                    continue;
+                }
+                // One that takes no message is as one that does not answer.
+                tell(session, now, epoch, mark, Some(Body::Examine(v1::Examine { examination })));
+                asked.extend(session.resources.iter().map(|resource| Examinee {
+                    participant: participant.clone(),
+                    instance: session.instance,
+                    resource: resource.clone(),
+                }));
+            }
+        }
+        mute.dedup();
+        (asked, mute)
+    }
+
+    /// How many resources all sessions have.
+    pub(crate) fn resources_len(&self) -> usize {
+        self.connected.values().flatten().map(|session| session.resources.len()).sum()
     }
 
     /// Takes the present mark; it rides along with the next message to each session.

@@ -8,6 +8,7 @@
 
 use crate::config::Config;
 use crate::connection::Kill;
+use crate::examination::Examined;
 use crate::refusal::Refusal;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub(crate) enum Inbound {
     BadResource(SessionId, BranchId, &'static str),
     /// Branches that are asked about.
     Inquire(SessionId, Vec<BranchId>),
+    /// What one of its resources holds.
+    Examined(Box<Examined>),
     /// A client said hello.
     ClientOpened(ClientOpened),
     /// A call of a client's session.
@@ -63,6 +66,8 @@ pub(crate) struct ParticipantOpened {
     pub(crate) instance: InstanceId,
     pub(crate) sdk: String,
     pub(crate) resources: Vec<ResourceId>,
+    /// It can be asked what its resources hold.
+    pub(crate) examines: bool,
     pub(crate) in_doubt: Vec<BranchId>,
     pub(crate) seen: Vec<(Owner, FrameNumber)>,
     pub(crate) outbound: Outbound<v1::ParticipateResponse>,

@@ -2,15 +2,16 @@
 //! delays a commit.
 
 use crate::driver::Driver;
+use crate::examination::Examination;
 use crate::filter::{Filter, Row};
-use crate::orphans::Orphan;
+use crate::orphans::{self, Orphan};
 use crate::registry::{Connected, Gone};
 use crate::{convert, words};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use unanimous_core::coordinator::{Branch, BranchState, Limits, State, Transaction};
-use unanimous_core::message::Ending;
+use unanimous_core::message::{Ending, Verdict};
 use unanimous_core::{
     BranchId, BranchResult, Gtrid, InstanceId, Labels, Millis, ParticipantName, ResourceId,
     Response,
@@ -37,6 +38,19 @@ pub(crate) enum Query {
     Retry(Gtrid, oneshot::Sender<Option<Retried>>),
     /// Branches that no record explains.
     Orphans(oneshot::Sender<v1::ListOrphansResponse>),
+    /// Ask every participant what it holds; `None`: too many ask already.
+    Examine(oneshot::Sender<Option<Examination>>),
+    /// What a participant that holds a branch prepared would be told.
+    Judge(ParticipantName, BranchId, oneshot::Sender<Judgement>),
+}
+
+/// What is known of a branch that a participant holds prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Judgement {
+    /// A transaction of this log names it, and has not ended.
+    pub(crate) on_record: bool,
+    /// It may not be judged, and why.
+    pub(crate) left_alone: Option<&'static str>,
 }
 
 /// A transaction as it stands after a retry, and to how many branches something was sent.
@@ -108,8 +122,10 @@ pub(crate) fn answer(driver: &Driver, now: Millis, query: Query) {
         Query::Participants(to) => {
             let _ = to.send(participants(driver, now));
         }
-        // Changes the coordinator: the driver's own.
+        // They change something, or ask the coordinator: the driver's own.
         Query::Retry(_, to) => drop(to),
+        Query::Examine(to) => drop(to),
+        Query::Judge(_, _, to) => drop(to),
         Query::Orphans(to) => {
             let _ = to.send(orphans(driver, now));
         }
@@ -313,6 +329,17 @@ pub(crate) fn retried(
     let Response::Retried { branches } = response else { return None };
     let found = driver.coordinator.transaction(gtrid)?;
     Some(Retried { transaction: transaction(driver, now, gtrid, found), branches: *branches })
+}
+
+/// What a verdict about a branch that is held prepared means.
+pub(crate) fn judgement(driver: &Driver, branch: &BranchId, response: &Response) -> Judgement {
+    let found = driver.coordinator.transaction(&branch.gtrid);
+    let behind = driver.coordinator.log_behind();
+    let left_alone = matches!(response, Response::Verdict(Verdict::LeaveAlone))
+        .then(|| orphans::reason(driver.gate.owner(), branch, behind));
+    let on_record = left_alone.is_none()
+        && found.is_some_and(|transaction| transaction.branch(&branch.bqual).is_some());
+    Judgement { on_record, left_alone }
 }
 
 /// As far as it may be shown: not before the decision's record is durable.

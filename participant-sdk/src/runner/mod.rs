@@ -8,6 +8,7 @@
 //!  lists of prepared branches
 //! ```
 
+mod examine;
 mod inquiries;
 mod joins;
 mod orphans;
@@ -118,6 +119,7 @@ enum Woken {
     Asked(Option<Command>),
     Returned(BranchId, Returned),
     Listed(usize, Option<Vec<Prepared>>),
+    Examined(v1::Examined),
     Session(SessionEvent<v1::ParticipateResponse>),
     Ticked,
 }
@@ -134,6 +136,7 @@ pub(crate) struct Runner {
     /// One for each resource, in the same order.
     scans: Vec<Scan>,
     lists: FuturesUnordered<BoxFuture<'static, (usize, Option<Vec<Prepared>>)>>,
+    examinations: FuturesUnordered<BoxFuture<'static, v1::Examined>>,
     /// The last ended mark of each coordinator's log.
     marks: BTreeMap<LogId, EndedMark>,
     inbox: mpsc::Receiver<Command>,
@@ -169,6 +172,7 @@ impl Runner {
             inquiries: Inquiries::default(),
             scans,
             lists: FuturesUnordered::new(),
+            examinations: FuturesUnordered::new(),
             marks: BTreeMap::new(),
             inbox,
             lefts,
@@ -190,6 +194,7 @@ impl Runner {
                 asked = self.inbox.recv() => Woken::Asked(asked),
                 Some((branch, returned)) = self.calls.next() => Woken::Returned(branch, returned),
                 Some((resource, listed)) = self.lists.next() => Woken::Listed(resource, listed),
+                Some(examined) = self.examinations.next() => Woken::Examined(examined),
                 event = self.session.next() => Woken::Session(event),
                 () = sleep_until(wake) => Woken::Ticked,
             };
@@ -209,6 +214,7 @@ impl Runner {
                 Woken::Asked(None) => return self.stop().await,
                 Woken::Returned(branch, returned) => self.on_returned(branch, returned),
                 Woken::Listed(resource, listed) => self.on_listed(resource, listed),
+                Woken::Examined(examined) => self.on_examined(examined),
                 Woken::Session(event) => self.on_session(event),
                 Woken::Ticked => self.on_ticked(),
             }
@@ -363,8 +369,12 @@ impl Runner {
     }
 
     fn hello(&self) -> v1::Hello {
-        let mut capabilities =
-            vec![v1::Capability::Inquires, v1::Capability::OnePhase, v1::Capability::EarlyVote];
+        let mut capabilities = vec![
+            v1::Capability::Inquires,
+            v1::Capability::OnePhase,
+            v1::Capability::EarlyVote,
+            v1::Capability::Examines,
+        ];
         if self.resources.iter().all(|registered| registered.resource.remembers_committed()) {
             capabilities.push(v1::Capability::RemembersCommitted);
         }
@@ -394,6 +404,7 @@ impl Runner {
         match message.body {
             Some(Heard::Enlisted(enlisted)) => self.on_enlisted(&enlisted),
             Some(Heard::Goodbye(goodbye)) => self.on_goodbye(&goodbye),
+            Some(Heard::Examine(examine)) => self.examine(examine.examination),
             Some(Heard::Welcome(_)) | None => {}
             Some(body) => {
                 if let Heard::Answer(answer) = &body
