@@ -315,6 +315,12 @@ pub(crate) struct DevArgs {
     /// Kill -9 and freeze the three processes at random meanwhile
     #[arg(long, requires = "run_for")]
     pub(crate) chaos: bool,
+    /// Keep bank-a's accounts in this PostgreSQL database: postgres://user@host/database
+    #[arg(long, value_name = "URL", hide_env_values = true, env = "UNANIMOUS_DEV_POSTGRES")]
+    pub(crate) postgres: Option<String>,
+    /// Keep bank-b's accounts in this MariaDB or MySQL database: mysql://user@host/database
+    #[arg(long, value_name = "URL", hide_env_values = true, env = "UNANIMOUS_DEV_MYSQL")]
+    pub(crate) mysql: Option<String>,
     /// Keep the stores and the processes' logs here: a missing or empty directory
     #[arg(long, value_name = "DIR")]
     pub(crate) keep: Option<PathBuf>,
@@ -387,6 +393,9 @@ pub(crate) struct BankArgs {
     /// Where its accounts are
     #[arg(long)]
     pub(crate) data_dir: PathBuf,
+    /// They are in the database that this file names: {"url": "postgres://..", "tables": "bank"}
+    #[arg(long, value_name = "FILE")]
+    pub(crate) database: Option<PathBuf>,
     /// Where it listens
     #[arg(long)]
     pub(crate) listen: SocketAddr,

@@ -1,6 +1,7 @@
 //! `dev bank`: a service with accounts that takes part in transactions, as a user of the SDK would
 //! write it.
 
+use super::books::{Books, Broken, Database};
 use super::wire::bank_service_server::{BankService, BankServiceServer};
 use super::wire::{DescribeRequest, DescribeResponse, MoveRequest, MoveResponse};
 use crate::cli::{BankArgs, Global};
@@ -14,7 +15,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 use unanimous_sdk::embedded::{Accounts, Opening};
-use unanimous_sdk::{Attached, Participant};
+use unanimous_sdk::Participant;
 
 /// Accounts of each bank, numbered from 1.
 pub(crate) const ACCOUNTS: u32 = 1_000;
@@ -24,7 +25,7 @@ pub(crate) const OPENING_CENTS: i64 = 1_000 * 100;
 const CALLS_END_MAX: Duration = Duration::from_secs(2);
 
 struct Bank {
-    accounts: Attached<Accounts>,
+    books: Books,
 }
 
 #[tonic::async_trait]
@@ -33,26 +34,14 @@ impl BankService for Bank {
         &self,
         request: Request<MoveRequest>,
     ) -> Result<Response<MoveResponse>, Status> {
-        let work = self.accounts.join(&request).await?;
-        let MoveRequest { account, cents } = request.into_inner();
-        // `?` drops the work: it votes rollback.
-        work.credit(account, cents)?;
-        let mut response = Response::new(MoveResponse {});
-        work.branch().announce(response.metadata_mut());
-        work.end();
-        Ok(response)
+        self.books.r#move(request).await
     }
 
     async fn describe(
         &self,
         _: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
-        let count = |branches: usize| u32::try_from(branches).unwrap_or(u32::MAX);
-        Ok(Response::new(DescribeResponse {
-            in_doubt: count(self.accounts.in_doubt().len()),
-            sum_cents: self.accounts.sum_cents(),
-            voted: count(self.accounts.voted_len()),
-        }))
+        Ok(Response::new(self.books.describe().await?))
     }
 }
 
@@ -65,29 +54,52 @@ pub(crate) fn run(args: &BankArgs, global: &Global) -> Result<(), Failure> {
         stop.send_replace(true);
     })?;
     let listener = serve::listen("--listen", args.listen)?;
+    let kept = match &args.database {
+        Some(file) => Kept::Database(Database::read(file).map_err(opening)?),
+        None => Kept::Store(open(args)?),
+    };
+    let ran = runtime()?.block_on(async {
+        let mut builder = Participant::builder(&args.name).coordinator(&global.address);
+        let id = format!("{}/accounts", args.name);
+        let books = match &kept {
+            Kept::Store(accounts) => Books::Embedded(builder.attach(id, accounts.clone())),
+            Kept::Database(database) => database.attach(&mut builder, id).map_err(opening)?,
+        };
+        let participant =
+            builder.start().await.map_err(|error| failed("starting the participant", &error))?;
+        tracing::info!(bank = args.name, "open");
+        serve_calls(listener, books, stopped).await?;
+        participant.stop().await;
+        Ok(())
+    });
+    if let Kept::Store(accounts) = kept {
+        accounts.close().map_err(|error| failed("closing the accounts", &error))?;
+    }
+    ran
+}
+
+/// Where the accounts are.
+enum Kept {
+    Store(Accounts),
+    Database(Database),
+}
+
+fn open(args: &BankArgs) -> Result<Accounts, Failure> {
     let opening = Opening {
         init: Some((ACCOUNTS, OPENING_CENTS)),
         log_bytes_compact: args.log_bytes_compact,
     };
-    let accounts = Accounts::open(&args.data_dir, opening)
-        .map_err(|error| failed("opening the accounts", &error))?;
-    let ran = runtime()?.block_on(async {
-        let mut builder = Participant::builder(&args.name).coordinator(&global.address);
-        let attached = builder.attach(format!("{}/accounts", args.name), accounts.clone());
-        let participant =
-            builder.start().await.map_err(|error| failed("starting the participant", &error))?;
-        tracing::info!(bank = args.name, "open");
-        serve_calls(listener, attached, stopped).await?;
-        participant.stop().await;
-        Ok(())
-    });
-    accounts.close().map_err(|error| failed("closing the accounts", &error))?;
-    ran
+    Accounts::open(&args.data_dir, opening).map_err(|error| failed("opening the accounts", &error))
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+fn opening(error: Broken) -> Failure {
+    failed("opening the database", error.as_ref())
 }
 
 async fn serve_calls(
     listener: std::net::TcpListener,
-    accounts: Attached<Accounts>,
+    books: Books,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), Failure> {
     let listener = listener
@@ -95,7 +107,7 @@ async fn serve_calls(
         .and_then(|()| tokio::net::TcpListener::from_std(listener))
         .map_err(|error| failed("listening", &error))?;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let bank = Bank { accounts };
+    let bank = Bank { books };
     let mut asked = stopped.clone();
     let graceful = async move {
         // The sender lives as long as the process.

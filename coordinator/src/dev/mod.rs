@@ -8,6 +8,7 @@
 //! participant).
 
 mod bank;
+mod books;
 mod chaos;
 mod control;
 mod interactive;
@@ -62,12 +63,21 @@ fn adjust(bank: &str, account: u32, cents: i64, dir: &Path) -> Result<(), Failur
             format!("unanimous dev adjust --bank bank-a --account 7 --cents 1 {}", dir.display());
         return Err(Failure::new(Code::NoSuchBank, format!("no {bank:?}"), why, next));
     }
-    embedded::adjust(&layout.store(bank), account, cents).map_err(|error| {
-        let why = crate::connect::causes(&error);
-        let next = format!("unanimous dev verify {}", dir.display());
-        Failure::new(Code::NotAdjusted, "the balance was not changed", why, next)
-    })?;
+    if let Some((_, database)) = layout.databases()?.into_iter().find(|(at, _)| *at == bank) {
+        let adjusted = runtime()?.block_on(database.adjust(account, cents));
+        adjusted.map_err(|error| session::database_failed(bank, &*error))?;
+    } else {
+        adjust_store(bank, account, cents, &layout)?;
+    }
     talk(format_args!("{bank}: account {account} changed by {cents} cents, against the rules"));
     talk(format_args!("next: unanimous dev verify {}", dir.display()));
     Ok(())
+}
+
+fn adjust_store(bank: &str, account: u32, cents: i64, layout: &Layout) -> Result<(), Failure> {
+    embedded::adjust(&layout.store(bank), account, cents).map_err(|error| {
+        let why = crate::connect::causes(&error);
+        let next = format!("unanimous dev verify {}", layout.root().display());
+        Failure::new(Code::NotAdjusted, "the balance was not changed", why, next)
+    })
 }

@@ -1,5 +1,6 @@
 //! What every run of `dev` has: a directory, ports, three processes, and questions to them.
 
+use super::books::{Broken, Database, Kind};
 use super::control::Control;
 use super::load::Load;
 use super::supervise::{Spec, Supervisor};
@@ -63,10 +64,60 @@ impl Layout {
         self.root.join(format!("{name}.log"))
     }
 
+    /// Says in which database a bank keeps its accounts, if it does.
+    pub(crate) fn database(&self, bank: &str) -> PathBuf {
+        self.root.join(format!("{bank}.database"))
+    }
+
+    /// The databases of this run's banks.
+    pub(crate) fn databases(&self) -> Result<Vec<(&'static str, Database)>, Failure> {
+        let files = BANKS.map(|bank| (bank, self.database(bank)));
+        let there = files.into_iter().filter(|(_, file)| file.exists());
+        let read = |(bank, file): (_, PathBuf)| {
+            Ok((bank, Database::read(&file).map_err(|error| database_failed(bank, &*error))?))
+        };
+        there.map(read).collect()
+    }
+
     /// What clients were told.
     pub(crate) fn answers(&self) -> PathBuf {
         self.root.join("answers")
     }
+}
+
+pub(crate) fn database_failed(bank: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
+    let what = format!("the database of {bank} cannot be used");
+    let next = "look at the server, and at the address that was given";
+    Failure::new(Code::BankStore, what, connect::causes(error), next)
+}
+
+/// Makes the tables of the banks that have a database, with names of their own: several runs do not
+/// meet.
+async fn make_databases(args: &DevArgs, layout: &Layout) -> Result<(), Failure> {
+    let tables = format!("unanimous_dev_{:08x}", rand::rng().random::<u32>());
+    let wanted = [(&args.postgres, Kind::Postgres), (&args.mysql, Kind::Mysql)];
+    for (bank, (url, kind)) in BANKS.into_iter().zip(wanted) {
+        let Some(url) = url else { continue };
+        let failed = |error: Broken| database_failed(bank, &*error);
+        let database = Database::new(url, &tables);
+        if database.kind().map_err(failed)? != kind {
+            let why = format!("it is the address of another server than {kind:?}");
+            return Err(Failure::new(Code::Usage, "the address is of the wrong kind", why, {
+                "unanimous dev --postgres postgres://user@host/database"
+            }));
+        }
+        database.create().await.map_err(failed)?;
+        database.write(&layout.database(bank)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Nothing of a run that is not kept stays in a database.
+async fn remove_databases(layout: &Layout) -> Result<(), Failure> {
+    for (bank, database) in layout.databases()? {
+        database.remove().await.map_err(|error| database_failed(bank, &*error))?;
+    }
+    Ok(())
 }
 
 /// The ports of a run, kept over restarts.
@@ -159,7 +210,8 @@ pub(crate) fn run(args: &DevArgs, output: Output) -> Result<(), Failure> {
         // Whatever went wrong, nothing is left running; a process that does not stop is a failure
         // of its own.
         let stopped = session.supervisor.stop_all().await;
-        ran.and(stopped)
+        ran.and(stopped)?;
+        if args.keep.is_none() { remove_databases(&layout).await } else { Ok(()) }
     });
     match &ran {
         Err(_) => home.keep(),
@@ -176,6 +228,7 @@ impl Session {
     ) -> Result<Self, Failure> {
         let executable = std::env::current_exe()
             .map_err(|error| Failure::io("finding this executable", error, "unanimous version"))?;
+        make_databases(args, &layout).await?;
         let ports = Ports::choose(args.run_for.is_none())?;
         let supervisor = Supervisor::new(executable.clone(), specs(&layout, &ports));
         let seed = args.seed.unwrap_or_else(|| rand::rng().random());
@@ -270,7 +323,12 @@ fn specs(layout: &Layout, ports: &Ports) -> Vec<Spec> {
     let mut specs = vec![spec(COORDINATOR, &["serve", "--init"], coordinator)];
     for (name, port) in BANKS.into_iter().zip(ports.banks) {
         let more = ["--name", name, "--listen", &local(port), "--address", &ports.address()];
-        specs.push(spec(name, &["dev", "bank"], more.map(ToOwned::to_owned).to_vec()));
+        let mut more = more.map(ToOwned::to_owned).to_vec();
+        let database = layout.database(name);
+        if database.exists() {
+            more.extend(["--database".to_owned(), database.display().to_string()]);
+        }
+        specs.push(spec(name, &["dev", "bank"], more));
     }
     specs
 }

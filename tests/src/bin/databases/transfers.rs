@@ -1,0 +1,160 @@
+//! Clients with transfers between the two banks, and what they were told about each.
+
+use super::books::ACCOUNTS;
+use super::fleet::{Fleet, Victim};
+use rand::RngExt;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+use unanimous_sdk::{Client, Gtrid, Resolution, Transaction};
+use unanimous_tests::real::Report;
+use unanimous_tests::real::memory::{Ended, ended};
+use unanimous_tests::real::wire::MoveRequest;
+use unanimous_tests::real::wire::bank_service_client::BankServiceClient;
+
+const CENTS_MAX: i64 = 1_000;
+/// One transfer in so many takes more than there can be: the bank's database refuses it.
+const OVERDRAWN_ONE_IN: u32 = 30;
+const OVERDRAWN_CENTS: i64 = 1 << 40;
+/// A transfer that has not ended by then is rolled back.
+const TRANSFER_MAX: Duration = Duration::from_secs(3);
+const RESOLVE_MAX: Duration = Duration::from_secs(60);
+/// After a failure a client waits this long.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What was told about every transfer that has begun.
+pub(crate) type Ledger = BTreeMap<Gtrid, Ended>;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Transfers {
+    client: Client,
+    banks: [BankServiceClient<Channel>; 2],
+    ledger: Arc<Mutex<Ledger>>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Transfers {
+    pub(crate) fn new(fleet: &Fleet) -> anyhow::Result<Self> {
+        let client = Client::builder(fleet.coordinator.url(), "transfers")
+            .resolve_within(RESOLVE_MAX)
+            .connect()?;
+        let bank = |bank| -> anyhow::Result<_> {
+            let endpoint = Endpoint::from_shared(format!("http://{}", fleet.address(bank)))?;
+            let endpoint = endpoint.connect_timeout(TRANSFER_MAX).tcp_nodelay(true);
+            Ok(BankServiceClient::new(endpoint.connect_lazy()))
+        };
+        let banks = [bank(Victim::BankA)?, bank(Victim::BankB)?];
+        let (ledger, stopped) = Default::default();
+        Ok(Self { client, banks, ledger, stopped })
+    }
+
+    /// So many clients, one transfer after the other, until [`Transfers::stop`].
+    pub(crate) fn run(&self, clients: usize) -> JoinSet<()> {
+        let mut running = JoinSet::new();
+        for _ in 0..clients {
+            let transfers = self.clone();
+            running.spawn(async move {
+                while !transfers.stopped.load(Ordering::Relaxed) {
+                    if transfers.transfer().await != Some(Ended::Committed) {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            });
+        }
+        running
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// One transfer between the two accounts of a pair, either way. `None`: it did not begin.
+    async fn transfer(&self) -> Option<Ended> {
+        let (account, cents) = {
+            let mut rng = rand::rng();
+            let cents = match rng.random_ratio(1, OVERDRAWN_ONE_IN) {
+                true => OVERDRAWN_CENTS,
+                false => rng.random_range(1..=CENTS_MAX),
+            };
+            let cents = if rng.random_bool(0.5) { cents } else { -cents };
+            (rng.random_range(1..=ACCOUNTS), cents)
+        };
+        let transaction = self.client.begin("transfer").timeout(TRANSFER_MAX).await.ok()?;
+        let gtrid = transaction.gtrid();
+        let told = self.work_and_commit(transaction, account, cents).await;
+        self.locked().insert(gtrid, told.clone());
+        Some(told)
+    }
+
+    /// The same bank first, whichever gives: two transfers cannot wait for each other.
+    async fn work_and_commit(&self, transaction: Transaction, account: u32, cents: i64) -> Ended {
+        for (bank, cents) in self.banks.iter().zip([-cents, cents]) {
+            if let Err(status) = work(bank, &transaction, MoveRequest { account, cents }).await {
+                // Without a commit request it cannot commit, whether this is heard or not.
+                let _ = transaction.rollback().await;
+                return Ended::RolledBack(status.message().to_owned());
+            }
+        }
+        ended(transaction.commit().await.map(drop))
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many were told committed so far.
+    pub(crate) fn committed(&self) -> usize {
+        self.count(|told| *told == Ended::Committed)
+    }
+
+    fn count(&self, which: impl Fn(&Ended) -> bool) -> usize {
+        self.locked().values().filter(|told| which(told)).count()
+    }
+
+    /// Asks what became of those whose outcome was not told.
+    pub(crate) async fn resolve(&self, report: &mut Report) {
+        let unknown: Vec<Gtrid> = {
+            let ledger = self.locked();
+            let unknown = ledger.iter().filter(|(_, told)| **told == Ended::Unknown);
+            unknown.map(|(gtrid, _)| *gtrid).collect()
+        };
+        report.field("asked_again", unknown.len());
+        for gtrid in unknown {
+            let told = match self.client.resolve(gtrid, Some(2)).await {
+                Ok(Resolution::Committed { .. }) => Ended::Committed,
+                Ok(Resolution::RolledBack(rollback)) => Ended::RolledBack(rollback.to_string()),
+                Ok(Resolution::Heuristic(_)) => Ended::Heuristic,
+                _ => Ended::Unknown,
+            };
+            report.must(told != Ended::Unknown, || format!("{gtrid} has no outcome"));
+            self.locked().insert(gtrid, told);
+        }
+    }
+
+    /// How the transfers ended, as far as they were told.
+    pub(crate) fn fields(&self, report: &mut Report) {
+        report.field("commits", self.committed());
+        report.field("rolled_back", self.count(|told| matches!(told, Ended::RolledBack(_))));
+        report.field("unknown", self.count(|told| *told == Ended::Unknown));
+        let heuristic = self.count(|told| *told == Ended::Heuristic);
+        report.must(heuristic == 0, || format!("{heuristic} heuristic outcomes were told"));
+    }
+
+    /// What was told about every transfer; there are no more.
+    pub(crate) fn take(&self) -> Ledger {
+        std::mem::take(&mut *self.locked())
+    }
+}
+
+async fn work(
+    bank: &BankServiceClient<Channel>,
+    transaction: &Transaction,
+    request: MoveRequest,
+) -> Result<(), Status> {
+    let mut bank = bank.clone();
+    transaction.call(request, async |request| bank.r#move(request).await).await.map(drop)
+}
