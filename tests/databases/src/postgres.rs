@@ -77,7 +77,10 @@ impl Postgres {
         wait_until("the start of postgres", PATIENCE, || {
             ensure!(daemon.runs()?, "postgres does not start: {}", self.home.log_text());
             let mut asked = Command::new(&is_ready);
-            Ok(asked.args(["-q", "-h", "127.0.0.1", "-p", &port]).status()?.success())
+            Ok(asked
+                .args(["-q", "-U", "postgres", "-h", "127.0.0.1", "-p", &port])
+                .status()?
+                .success())
         })?;
         self.daemon = Some(daemon);
         Ok(())
