@@ -1,0 +1,436 @@
+//! The resource's calls. Whatever is sent is noted in the table first; an answer that is lost is
+//! never guessed at: the server process is seen gone, then the server is asked.
+
+use super::Postgres;
+use super::check;
+use super::errors::{Meaning, Operation, meaning};
+use super::evidence::{Proof, Xact, timeline_of};
+use super::server::{ANSWER_MAX, unreadable};
+use super::session::{Backend, Failed, Said};
+use super::statements;
+use super::table::{Held, Pinned, Stage};
+use crate::resource::{Prepared, Resource, Retry, Unfit};
+use std::sync::Arc;
+use std::time::Duration;
+use unanimous_core::message::{Done, Vote};
+use unanimous_core::{BranchId, BranchResult, Evidence};
+
+/// How long a rollback waits for a statement of the work that still runs, before the server process
+/// is ended.
+const ROLLBACK_MAX: Duration = Duration::from_secs(1);
+/// Longer words are of no use in a vote.
+const REASON_CHARS_MAX: usize = 200;
+
+fn no(why: &str) -> Vote {
+    Vote::Rollback { reason: why.chars().take(REASON_CHARS_MAX).collect() }
+}
+
+/// The transaction in the row of a guard; `None`: it has changed nothing.
+fn xact(said: &Said) -> Result<Option<(u64, u32)>, Retry> {
+    let row = said.row().ok_or_else(unreadable)?;
+    let timeline = row.get(2).and_then(timeline_of).ok_or_else(unreadable)?;
+    let xid = row.get(1).map(|text| text.parse().map_err(|_| unreadable())).transpose()?;
+    Ok(xid.map(|xid| (xid, timeline)))
+}
+
+impl Resource for Postgres {
+    fn kind(&self) -> &'static str {
+        "postgresql"
+    }
+
+    async fn check(&self) -> Result<(), Unfit> {
+        check::check(self).await
+    }
+
+    fn joined(&self, branch: &BranchId) {
+        self.table().join(branch);
+    }
+
+    async fn prepare(&self, branch: &BranchId) -> Result<Vote, Retry> {
+        let stage = self.table().stage(branch);
+        match stage {
+            None => Ok(no("no work of this branch is known here")),
+            Some(Stage::Open(cell)) => match cell.get() {
+                None => {
+                    self.table().remove(branch);
+                    Ok(Vote::ReadOnly)
+                }
+                Some(pinned) => self.complete(branch, Arc::clone(pinned)).await,
+            },
+            Some(Stage::Undoing(backend)) => {
+                self.server.end(backend).await?;
+                self.table().remove(branch);
+                Ok(no("it was being undone"))
+            }
+            // Whether it is committed already is for the order to find out that has begun it.
+            Some(Stage::Committing(..)) => {
+                Err(Retry::because("it was told to commit in one phase"))
+            }
+            Some(Stage::Preparing(backend)) => {
+                self.look(branch, backend, "the answer to PREPARE TRANSACTION was lost").await
+            }
+            Some(Stage::Prepared(_)) => self.vote(branch).await,
+        }
+    }
+
+    async fn commit(&self, branch: &BranchId, evidence: Option<&Evidence>) -> Result<Done, Retry> {
+        let (stage, remembered) = {
+            let table = self.table();
+            (table.stage(branch), table.remembered(branch))
+        };
+        let (mut replicated, mut known) = (true, remembered);
+        match stage {
+            Some(Stage::Prepared(held)) => {
+                replicated = held.replicated;
+                known = held.xact.or(known);
+            }
+            Some(Stage::Preparing(backend)) => self.server.end(backend).await?,
+            _ => {}
+        }
+        let gid = statements::gid(branch);
+        match self.finish(branch, &statements::commit_prepared(&gid)).await {
+            Ok(said) => {
+                replicated &= !said.unreplicated;
+                if let (false, Some(Stage::Prepared(held))) = (replicated, self.stage(branch)) {
+                    let held = Held { replicated, ..held };
+                    self.table().set(branch, Stage::Prepared(held));
+                }
+                if !replicated {
+                    self.server.replicate().await?;
+                }
+                self.table().end(branch);
+                Ok(Done::Done)
+            }
+            Err(failed) => match meaning(Operation::Finish, &failed) {
+                (Meaning::Absent, _) => {
+                    self.absent(branch, evidence.and_then(Xact::of).or(known)).await
+                }
+                (meaning, words) => Err(self.later(&gid, meaning, words).await),
+            },
+        }
+    }
+
+    async fn commit_one_phase(&self, branch: &BranchId) -> Result<Done, Retry> {
+        match self.stage(branch) {
+            None => self.recall_gone(branch).await,
+            Some(Stage::Open(cell)) => match cell.get() {
+                None => {
+                    self.table().remove(branch);
+                    Ok(Done::Done)
+                }
+                Some(pinned) => self.commit_open(branch, Arc::clone(pinned)).await,
+            },
+            Some(Stage::Undoing(backend)) => {
+                self.server.end(backend).await?;
+                self.table().remove(branch);
+                Ok(Done::RolledBack)
+            }
+            Some(Stage::Committing(backend, xact)) => self.settle(branch, backend, xact).await,
+            Some(Stage::Preparing(_) | Stage::Prepared(_)) => match self.prepare(branch).await? {
+                Vote::Commit { evidence } => self.commit(branch, evidence.as_ref()).await,
+                Vote::ReadOnly => Ok(Done::Done),
+                Vote::Rollback { .. } => Ok(Done::RolledBack),
+            },
+        }
+    }
+
+    async fn recall(&self, branch: &BranchId) -> Result<Done, Retry> {
+        match self.stage(branch) {
+            Some(_) => self.commit_one_phase(branch).await,
+            None => self.recall_gone(branch).await,
+        }
+    }
+
+    async fn rollback(&self, branch: &BranchId) -> Result<Done, Retry> {
+        let mut known = self.table().undecided(branch);
+        match self.stage(branch) {
+            Some(Stage::Open(cell)) => {
+                if let Some(pinned) = cell.get() {
+                    let pinned = Arc::clone(pinned);
+                    drop(cell);
+                    self.undo(branch, pinned).await?;
+                }
+                self.table().remove(branch);
+                return Ok(Done::Done);
+            }
+            Some(Stage::Undoing(backend)) => {
+                self.server.end(backend).await?;
+                self.table().remove(branch);
+                return Ok(Done::Done);
+            }
+            Some(Stage::Preparing(backend)) => self.server.end(backend).await?,
+            Some(Stage::Committing(backend, xact)) => {
+                self.server.end(backend).await?;
+                known = xact.or(known);
+            }
+            Some(Stage::Prepared(held)) => known = held.xact.or(known),
+            None => {}
+        }
+        let gid = statements::gid(branch);
+        let done = match self.finish(branch, &statements::rollback_prepared(&gid)).await {
+            Ok(_) => Done::Done,
+            Err(failed) => match (meaning(Operation::Finish, &failed), known) {
+                ((Meaning::Absent, _), None) => Done::Done,
+                ((Meaning::Absent, _), Some(xact)) => match self.server.proof(xact).await? {
+                    Proof::Committed => Done::Heuristic(BranchResult::Committed),
+                    Proof::RolledBack => Done::Done,
+                    Proof::Running => return Err(Retry::because("it is being finished")),
+                    Proof::Nothing => Done::Heuristic(BranchResult::Hazard),
+                },
+                ((meaning, words), _) => return Err(self.later(&gid, meaning, words).await),
+            },
+        };
+        self.table().remove(branch);
+        Ok(done)
+    }
+
+    async fn recover(&self) -> Result<Vec<Prepared>, Retry> {
+        let rows = self.server.prepared(None).await?;
+        let mut listed = Vec::new();
+        for row in rows {
+            if let Some(branch) = row.branch() {
+                self.table().remember(&branch, row.xact);
+                listed.push(Prepared { branch, evidence: Some(row.xact.evidence()) });
+            }
+        }
+        Ok(listed)
+    }
+
+    fn votes_early(&self, branch: &BranchId) -> bool {
+        self.table().cell(branch).is_some_and(|cell| cell.initialized())
+    }
+}
+
+impl Postgres {
+    fn stage(&self, branch: &BranchId) -> Option<Stage> {
+        self.table().stage(branch)
+    }
+
+    async fn recall_gone(&self, branch: &BranchId) -> Result<Done, Retry> {
+        Ok(match self.commit(branch, None).await? {
+            // Only evidence says so: it is proof.
+            Done::Heuristic(BranchResult::RolledBack) => Done::RolledBack,
+            done => done,
+        })
+    }
+
+    /// PREPARE TRANSACTION of a branch that was worked on.
+    async fn complete(&self, branch: &BranchId, pinned: Arc<Pinned>) -> Result<Vote, Retry> {
+        let (gid, backend) = (statements::gid(branch), pinned.backend());
+        if !self.claim(branch, &pinned, Stage::Preparing(backend)) {
+            self.undo(branch, pinned).await?;
+            return Ok(no("its work is not over"));
+        }
+        match pinned.say(&statements::prepare(&gid, backend), ANSWER_MAX).await {
+            Ok(said) => {
+                let xact = self.xact(&said)?;
+                let replicated = !said.unreplicated;
+                let held = Held { pinned: Some(pinned), xact, replicated };
+                if let Some(xact) = xact {
+                    self.table().remember(branch, xact);
+                }
+                self.table().set(branch, Stage::Prepared(held));
+                self.vote(branch).await
+            }
+            Err(failed) => match meaning(Operation::Complete, &failed) {
+                (Meaning::No, why) => {
+                    self.undo(branch, pinned).await?;
+                    Ok(no(&why))
+                }
+                (_, why) => {
+                    drop(pinned);
+                    self.look(branch, backend, &why).await
+                }
+            },
+        }
+    }
+
+    /// From here on nobody else can send anything on the branch's connection; `false`: somebody
+    /// still can, or the branch is at another stage.
+    fn claim(&self, branch: &BranchId, pinned: &Arc<Pinned>, stage: Stage) -> bool {
+        let mut table = self.table();
+        // Under the table's lock no new handle is given out.
+        let free = table.cell(branch).is_some() && !pinned.in_use();
+        if free {
+            table.set(branch, stage);
+        }
+        free
+    }
+
+    fn xact(&self, said: &Said) -> Result<Option<Xact>, Retry> {
+        let system = self.sessions().cluster().ok_or_else(unreadable)?;
+        Ok(xact(said)?.map(|(xid, timeline)| Xact { system, timeline, xid }))
+    }
+
+    /// The vote of a prepared branch. One that has only read is finished at once.
+    async fn vote(&self, branch: &BranchId) -> Result<Vote, Retry> {
+        let Some(Stage::Prepared(held)) = self.stage(branch) else {
+            return Err(Retry::because("it is not prepared"));
+        };
+        let Some(xact) = held.xact else {
+            drop(held);
+            return self.finish_reader(branch).await;
+        };
+        if !held.replicated {
+            self.server.replicate().await?;
+            self.table().set(branch, Stage::Prepared(Held { replicated: true, ..held }));
+        }
+        Ok(Vote::Commit { evidence: Some(xact.evidence()) })
+    }
+
+    /// It has changed nothing: whichever way it ends, it ends the same.
+    async fn finish_reader(&self, branch: &BranchId) -> Result<Vote, Retry> {
+        let gid = statements::gid(branch);
+        match self.finish(branch, &statements::commit_prepared(&gid)).await {
+            Ok(_) => {}
+            Err(failed) => match meaning(Operation::Finish, &failed) {
+                (Meaning::Absent, _) => {}
+                (meaning, words) => return Err(self.later(&gid, meaning, words).await),
+            },
+        }
+        self.table().remove(branch);
+        Ok(Vote::ReadOnly)
+    }
+
+    /// Finds out whether a branch was prepared whose answer was lost.
+    async fn look(&self, branch: &BranchId, backend: Backend, why: &str) -> Result<Vote, Retry> {
+        // Until then it may still become prepared.
+        self.server.end(backend).await?;
+        let rows = self.server.prepared(Some(&statements::gid(branch))).await?;
+        let Some(row) = rows.first() else {
+            self.table().remove(branch);
+            return Ok(no(why));
+        };
+        // Whether the standbys have it was not said.
+        let held = Held { pinned: None, xact: Some(row.xact), replicated: false };
+        self.table().remember(branch, row.xact);
+        self.table().set(branch, Stage::Prepared(held));
+        self.vote(branch).await
+    }
+
+    /// Rolls back what is not prepared: on its own connection, if that is free and answers, else by
+    /// ending the server process.
+    async fn undo(&self, branch: &BranchId, pinned: Arc<Pinned>) -> Result<(), Retry> {
+        let backend = pinned.backend();
+        let in_use = {
+            let mut table = self.table();
+            table.set(branch, Stage::Undoing(backend));
+            pinned.in_use()
+        };
+        if !in_use && pinned.say("ROLLBACK", ROLLBACK_MAX).await.is_ok() {
+            pinned.release();
+        } else {
+            pinned.retire();
+            self.server.end(backend).await?;
+        }
+        self.table().remove(branch);
+        Ok(())
+    }
+
+    /// Sends COMMIT PREPARED or ROLLBACK PREPARED: once on the connection that has prepared the
+    /// branch, else on one that is not for work.
+    async fn finish(&self, branch: &BranchId, sql: &str) -> Result<Said, Failed> {
+        let pinned = self.table().take_pinned(branch);
+        match pinned {
+            Some(pinned) => {
+                let said = pinned.say(sql, ANSWER_MAX).await?;
+                pinned.release();
+                Ok(said)
+            }
+            None => self.server.ask(sql).await,
+        }
+    }
+
+    /// "No such branch", told to commit: what can be proved.
+    async fn absent(&self, branch: &BranchId, xact: Option<Xact>) -> Result<Done, Retry> {
+        let Some(xact) = xact else { return Ok(Done::Heuristic(BranchResult::Hazard)) };
+        let result = match self.server.proof(xact).await? {
+            Proof::Committed => {
+                self.server.replicate().await?;
+                self.table().end(branch);
+                return Ok(Done::Done);
+            }
+            Proof::Running => return Err(Retry::because("it is being finished")),
+            Proof::RolledBack => BranchResult::RolledBack,
+            Proof::Nothing => BranchResult::Hazard,
+        };
+        self.table().remove(branch);
+        Ok(Done::Heuristic(result))
+    }
+
+    /// The branch stays as it is. What only a person can mend is said aloud.
+    async fn later(&self, gid: &str, meaning: Meaning, words: String) -> Retry {
+        if meaning != Meaning::Person {
+            return Retry::because(words);
+        }
+        let needs = self.server.needs(gid).await.unwrap_or_default();
+        tracing::warn!(gid, "a prepared branch cannot be finished: {words}; {needs}");
+        Retry::because(format!("{words}; {needs}"))
+    }
+
+    /// COMMIT in one phase of a branch that was worked on.
+    async fn commit_open(&self, branch: &BranchId, pinned: Arc<Pinned>) -> Result<Done, Retry> {
+        let (gid, backend) = (statements::gid(branch), pinned.backend());
+        let nothing_sent = Stage::Committing(backend, None);
+        if !self.claim(branch, &pinned, nothing_sent) {
+            self.undo(branch, pinned).await?;
+            return Ok(Done::RolledBack);
+        }
+        let Ok(said) = pinned.say(&statements::before_commit(&gid, backend), ANSWER_MAX).await
+        else {
+            self.undo(branch, pinned).await?;
+            return Ok(Done::RolledBack);
+        };
+        let xact = self.xact(&said)?;
+        if let Some(xact) = xact {
+            self.table().remember(branch, xact);
+        }
+        self.table().set(branch, Stage::Committing(backend, xact));
+        match pinned.say(&statements::commit(&gid, backend), ANSWER_MAX).await {
+            Ok(said) => {
+                pinned.release();
+                if said.unreplicated {
+                    self.server.replicate().await?;
+                }
+                self.table().end(branch);
+                Ok(Done::Done)
+            }
+            Err(failed) => match meaning(Operation::Complete, &failed).0 {
+                Meaning::No => {
+                    self.undo(branch, pinned).await?;
+                    Ok(Done::RolledBack)
+                }
+                _ => {
+                    drop(pinned);
+                    self.settle(branch, backend, xact).await
+                }
+            },
+        }
+    }
+
+    /// Finds out what became of a COMMIT whose answer was lost.
+    async fn settle(
+        &self,
+        branch: &BranchId,
+        backend: Backend,
+        xact: Option<Xact>,
+    ) -> Result<Done, Retry> {
+        self.server.end(backend).await?;
+        let proof = match xact {
+            Some(xact) => self.server.proof(xact).await?,
+            None => Proof::RolledBack,
+        };
+        let done = match proof {
+            Proof::Committed => {
+                self.server.replicate().await?;
+                self.table().end(branch);
+                Done::Done
+            }
+            Proof::RolledBack => Done::RolledBack,
+            Proof::Running => return Err(Retry::because("it is being finished")),
+            Proof::Nothing => Done::Heuristic(BranchResult::Hazard),
+        };
+        self.table().remove(branch);
+        Ok(done)
+    }
+}

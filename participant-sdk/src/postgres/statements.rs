@@ -1,0 +1,201 @@
+//! What is said to the server, word by word. One string is one message: an error in it skips the
+//! rest of it.
+
+use super::session::Backend;
+use unanimous_core::BranchId;
+
+/// What our rows of `pg_prepared_xacts` begin with: the layout's version.
+const PREFIX: &str = "u1.";
+
+/// The name of a branch at the server (section 2 of the contract): 100 bytes, in which nothing has
+/// to be quoted.
+pub(super) fn gid(branch: &BranchId) -> String {
+    format!("{PREFIX}{branch}")
+}
+
+/// The branch of a name, if it is one of ours, byte for byte.
+pub(super) fn branch_of(gid: &str) -> Option<BranchId> {
+    let branch = gid.strip_prefix(PREFIX)?.parse().ok()?;
+    (self::gid(&branch) == gid).then_some(branch)
+}
+
+/// Begins the branch's block and marks it. `SET TRANSACTION` may still follow: nothing is read.
+pub(super) fn begin(gid: &str) -> String {
+    format!("BEGIN; SET LOCAL unanimous.branch = '{gid}'")
+}
+
+/// Fails unless the block is the branch's own and sound, on the backend that it was begun on: not
+/// failed, not ended by the work's own COMMIT, not moved elsewhere by a pooling proxy. Without it
+/// PREPARE and COMMIT of a failed block "succeed", and roll back.
+///
+/// Its row: the guard, the transaction's id if it has changed anything, the current WAL file's
+/// name. `set` is a setting that holds from here.
+fn guard(gid: &str, backend: Backend, set: &str) -> String {
+    let pid = backend.pid;
+    format!(
+        "SELECT 1/(coalesce(pg_catalog.current_setting('unanimous.branch', true), '') = '{gid}' \
+         AND pg_catalog.pg_backend_pid() = {pid})::int, \
+         pg_catalog.pg_current_xact_id_if_assigned()::text, \
+         pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), {set}"
+    )
+}
+
+/// A warning that is not sent would be taken for a success.
+const WARN: &str = "pg_catalog.set_config('client_min_messages', CASE \
+     pg_catalog.current_setting('client_min_messages') WHEN 'error' THEN 'warning' \
+     ELSE pg_catalog.current_setting('client_min_messages') END, false)";
+
+/// A plain COMMIT waits for the disk, and for the standbys, only as far as this says.
+const SYNCHRONOUS: &str = "pg_catalog.set_config('synchronous_commit', CASE \
+     pg_catalog.current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' \
+     ELSE 'on' END, true)";
+
+/// The first message of a connection: who the server is. Its row: process, when it was started,
+/// system identifier.
+pub(super) fn introduction() -> String {
+    format!(
+        "SELECT a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint, \
+         c.system_identifier, {WARN} \
+         FROM pg_catalog.pg_stat_activity a, pg_catalog.pg_control_system() c \
+         WHERE a.pid = pg_catalog.pg_backend_pid()"
+    )
+}
+
+pub(super) fn prepare(gid: &str, backend: Backend) -> String {
+    format!("{}; PREPARE TRANSACTION '{gid}'", guard(gid, backend, WARN))
+}
+
+/// The first of the two messages of a commit in one phase: what it could be proved by must be known
+/// before it is sent.
+pub(super) fn before_commit(gid: &str, backend: Backend) -> String {
+    guard(gid, backend, &format!("{WARN}, {SYNCHRONOUS}"))
+}
+
+pub(super) fn commit(gid: &str, backend: Backend) -> String {
+    format!("{}; COMMIT", guard(gid, backend, WARN))
+}
+
+pub(super) fn commit_prepared(gid: &str) -> String {
+    format!("COMMIT PREPARED '{gid}'")
+}
+
+pub(super) fn rollback_prepared(gid: &str) -> String {
+    format!("ROLLBACK PREPARED '{gid}'")
+}
+
+/// Ends exactly this server process, and says whether it was still there.
+pub(super) fn terminate(backend: Backend) -> String {
+    let Backend { pid, started_us } = backend;
+    format!(
+        "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity \
+         WHERE pid = {pid} AND (extract(epoch FROM backend_start) * 1000000)::bigint = {started_us}"
+    )
+}
+
+/// Writes something that only a standby which has everything before it can have. Not waiting for
+/// the standbys here would be said with the same warning.
+pub(super) fn barrier() -> String {
+    format!("SELECT {SYNCHRONOUS}, pg_catalog.pg_logical_emit_message(true, 'unanimous', '')")
+}
+
+/// Where the server is, and what it knows of a transaction: its row is system identifier, WAL file,
+/// status.
+pub(super) fn status(xid: u64) -> String {
+    format!(
+        "SELECT c.system_identifier, \
+         pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), \
+         pg_catalog.pg_xact_status('{xid}'::xid8) FROM pg_catalog.pg_control_system() c"
+    )
+}
+
+/// The prepared branches of this database, ours and others'; one alone with its `gid`.
+pub(super) fn prepared(gid: Option<&str>) -> String {
+    let one = gid.map_or(String::new(), |gid| format!(" AND p.gid = '{gid}'"));
+    format!(
+        "SELECT p.gid, p.transaction::text, p.owner, \
+         greatest(0, (extract(epoch FROM now() - p.prepared))::bigint), \
+         pg_catalog.age(p.transaction), \
+         pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text, \
+         c.system_identifier, pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) \
+         FROM pg_catalog.pg_prepared_xacts p, pg_catalog.pg_control_system() c \
+         WHERE p.database = pg_catalog.current_database(){one} ORDER BY p.prepared"
+    )
+}
+
+/// Who has prepared a branch, in which database, and who asks: for an error that a person mends.
+pub(super) fn whose(gid: &str) -> String {
+    format!(
+        "SELECT p.owner, p.database, current_user, pg_catalog.current_database() \
+         FROM pg_catalog.pg_prepared_xacts p WHERE p.gid = '{gid}'"
+    )
+}
+
+/// The server's version, for a check that says what is missing instead of failing on it.
+pub(super) const VERSION: &str = "SELECT pg_catalog.current_setting('server_version_num'), \
+     pg_catalog.current_setting('server_version')";
+
+/// Settings and states, by name, and how many of our functions the role may not call.
+pub(super) const SETTINGS: &str = "SELECT \
+     pg_catalog.current_setting('max_prepared_transactions'), \
+     pg_catalog.current_setting('fsync'), \
+     pg_catalog.current_setting('full_page_writes'), \
+     pg_catalog.current_setting('synchronous_commit'), \
+     pg_catalog.pg_is_in_recovery()::text, \
+     pg_catalog.pg_backend_pid(), \
+     (SELECT string_agg(f.name, ', ') FROM (VALUES \
+         ('pg_catalog.pg_control_system()'), \
+         ('pg_catalog.pg_current_wal_lsn()'), \
+         ('pg_catalog.pg_walfile_name(pg_lsn)'), \
+         ('pg_catalog.pg_xact_status(xid8)'), \
+         ('pg_catalog.pg_logical_emit_message(boolean, text, text)')) AS f (name) \
+      WHERE NOT pg_catalog.has_function_privilege(f.name, 'EXECUTE')), \
+     current_user";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use unanimous_core::{Bqual, Gtrid, LogId, Owner};
+
+    fn branch() -> BranchId {
+        let log = LogId { cluster: 0xC1, slot: 2, incarnation: 0xABCD };
+        let owner = Owner { log, epoch: 7 };
+        BranchId { gtrid: Gtrid::new(owner, 9, 0), bqual: Bqual::new(3, 4, owner) }
+    }
+
+    #[test]
+    fn d_17_a_name_is_ours_byte_for_byte_or_not_at_all() {
+        let ours = gid(&branch());
+        assert_eq!(ours.len(), 100);
+        assert_eq!(branch_of(&ours), Some(branch()));
+        let foreign = [
+            ours.to_uppercase(),
+            ours.replacen("u1.", "u2.", 1),
+            ours.replacen("u1.", "", 1),
+            ours[..99].to_owned(),
+            format!("{ours}0"),
+            format!("{ours}.x"),
+            ours.replace("abcd", "ABCD"),
+            "u1.".to_owned(),
+            String::new(),
+            "transaction of somebody else's".to_owned(),
+        ];
+        for gid in foreign {
+            assert_eq!(branch_of(&gid), None, "{gid}");
+        }
+    }
+
+    #[test]
+    fn a_block_is_marked_before_it_reads_anything_and_guarded_in_the_message_that_ends_it() {
+        let backend = Backend { pid: 42, started_us: 1 };
+        assert_eq!(begin("g"), "BEGIN; SET LOCAL unanimous.branch = 'g'");
+        for (message, end) in [
+            (prepare("g", backend), "; PREPARE TRANSACTION 'g'"),
+            (commit("g", backend), "; COMMIT"),
+        ] {
+            assert!(message.starts_with("SELECT 1/(coalesce("), "{message}");
+            assert!(message.contains("= 'g' AND pg_catalog.pg_backend_pid() = 42)::int"));
+            assert!(message.ends_with(end), "{message}");
+            assert_eq!(message.matches(';').count(), 1, "{message}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The PostgreSQL resource on a real server. Tests are named after the catalogue of cases.
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
+
+mod bank;
+mod votes;
