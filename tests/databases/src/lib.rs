@@ -2,4 +2,5 @@
 //! as an ordinary user, gone when the test process is, however that ends.
 
 pub mod daemon;
+pub mod mariadb;
 pub mod postgres;
