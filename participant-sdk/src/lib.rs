@@ -74,6 +74,8 @@ pub mod embedded;
 #[cfg(feature = "in-process")]
 pub mod in_process;
 pub mod layer;
+#[cfg(feature = "mysql")]
+pub mod mysql;
 pub mod participant;
 #[cfg(feature = "postgres")]
 pub mod postgres;

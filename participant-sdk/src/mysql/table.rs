@@ -1,0 +1,140 @@
+//! The branches that this process has something of, and where each of them is.
+
+use super::session::Session;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use unanimous_core::BranchId;
+
+/// Read branches that are remembered after they were ended in one phase.
+const READ_MAX: usize = 10_000;
+
+/// Where a branch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Noted; perhaps begun, perhaps worked on.
+    Working,
+    /// A prepare was sent and has no answer yet.
+    Preparing,
+    /// A commit in one phase was sent and has no answer yet.
+    OnePhase,
+    /// It voted commit. The session still has the connection, or it broke.
+    Prepared,
+}
+
+/// A branch in the table.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) stage: Stage,
+    pub(super) session: Arc<Session>,
+}
+
+/// See the module's page. A branch that is not in it is over here, or was never here.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    branches: Mutex<HashMap<BranchId, Held>>,
+    read: Mutex<Read>,
+}
+
+/// Branches that changed nothing leave no marker.
+#[derive(Debug, Default)]
+struct Read {
+    known: BTreeSet<BranchId>,
+    oldest: VecDeque<BranchId>,
+}
+
+impl Table {
+    fn branches(&self) -> MutexGuard<'_, HashMap<BranchId, Held>> {
+        self.branches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self) -> MutexGuard<'_, Read> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note(&self, branch: &BranchId) {
+        let held = || Held { stage: Stage::Working, session: Arc::default() };
+        self.branches().entry(*branch).or_insert_with(held);
+    }
+
+    pub(super) fn held(&self, branch: &BranchId) -> Option<Held> {
+        self.branches().get(branch).cloned()
+    }
+
+    /// The session of a branch that takes work.
+    pub(super) fn working(&self, branch: &BranchId) -> Option<Arc<Session>> {
+        let held = self.held(branch).filter(|held| held.stage == Stage::Working)?;
+        Some(held.session)
+    }
+
+    pub(super) fn enter(&self, branch: &BranchId, stage: Stage) {
+        if let Some(held) = self.branches().get_mut(branch) {
+            held.stage = stage;
+        }
+    }
+
+    pub(super) fn remove(&self, branch: &BranchId) {
+        self.branches().remove(branch);
+    }
+
+    /// The branch changed nothing and was ended in one phase.
+    pub(super) fn note_read(&self, branch: &BranchId) {
+        let mut read = self.read();
+        if read.known.insert(*branch) {
+            read.oldest.push_back(*branch);
+        }
+        if read.oldest.len() > READ_MAX
+            && let Some(oldest) = read.oldest.pop_front()
+        {
+            read.known.remove(&oldest);
+        }
+    }
+
+    pub(super) fn was_read(&self, branch: &BranchId) -> bool {
+        self.read().known.contains(branch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use unanimous_core::{Bqual, Gtrid, LogId, Owner};
+
+    fn branch(sequence: usize) -> BranchId {
+        let log = LogId { cluster: 1, slot: 1, incarnation: 1 };
+        let owner = Owner { log, epoch: 1 };
+        let gtrid = Gtrid::new(owner, u64::try_from(sequence).unwrap(), 0);
+        BranchId { gtrid, bqual: Bqual::new(1, 1, owner) }
+    }
+
+    #[test]
+    fn only_a_branch_that_is_worked_on_takes_work() {
+        let (table, branch) = (Table::default(), branch(1));
+        assert!(table.working(&branch).is_none());
+        table.note(&branch);
+        assert!(table.working(&branch).is_some());
+        for stage in [Stage::Preparing, Stage::OnePhase, Stage::Prepared] {
+            table.enter(&branch, stage);
+            assert!(table.working(&branch).is_none(), "{stage:?}");
+            table.note(&branch);
+            assert_eq!(
+                table.held(&branch).unwrap().stage,
+                stage,
+                "a repeated note changes nothing"
+            );
+        }
+        table.remove(&branch);
+        table.enter(&branch, Stage::Prepared);
+        assert!(table.held(&branch).is_none());
+    }
+
+    #[test]
+    fn as_many_read_branches_are_remembered_as_there_may_be() {
+        let table = Table::default();
+        for sequence in 0..=READ_MAX {
+            table.note_read(&branch(sequence));
+            table.note_read(&branch(sequence));
+        }
+        assert!(!table.was_read(&branch(0)));
+        assert!(table.was_read(&branch(1)) && table.was_read(&branch(READ_MAX)));
+    }
+}
