@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
-use unanimous_sdk::embedded::{Accounts, Opening};
 use unanimous_sdk::Participant;
+use unanimous_sdk::embedded::{Accounts, Opening};
 
 /// Accounts of each bank, numbered from 1.
 pub(crate) const ACCOUNTS: u32 = 1_000;

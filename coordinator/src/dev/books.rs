@@ -72,7 +72,10 @@ impl Database {
         match self.url.split_once("://").map(|(scheme, _)| scheme) {
             Some("postgres" | "postgresql") => Ok(Kind::Postgres),
             Some("mysql" | "mariadb") => Ok(Kind::Mysql),
-            _ => Err("an address begins with postgres://, postgresql://, mysql:// or mariadb://".into()),
+            _ => {
+                Err("an address begins with postgres://, postgresql://, mysql:// or mariadb://"
+                    .into())
+            }
         }
     }
 

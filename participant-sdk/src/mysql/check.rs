@@ -4,7 +4,8 @@ use super::errors::Trouble;
 use super::outside::within;
 use super::server::Settings;
 use super::{FINISHING_MAX, Mysql};
-use crate::database::{Finding, Severity, judge};
+use crate::database::judge;
+use crate::finding::{Finding, Severity};
 use crate::resource::{Retry, Unfit};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error};
@@ -49,7 +50,7 @@ impl Facts {
 
 impl Mysql {
     /// What is wrong with the server as it is set up, or could be better; makes the marker table if
-    /// there is none. The worst of it refuses the start: see [`crate::database::Severity`].
+    /// there is none. The worst of it refuses the start: see [`crate::Severity`].
     ///
     /// # Errors
     /// The server cannot be asked.

@@ -18,6 +18,7 @@ use super::session::{self, Line, Session};
 use super::table::{Held, Stage};
 use super::xid::Xid;
 use super::{Mysql, Server};
+use crate::finding::Finding;
 use crate::resource::{Prepared, Resource, Retry, Unfit};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -53,6 +54,10 @@ impl Resource for Mysql {
 
     async fn check(&self) -> Result<(), Unfit> {
         self.examine().await
+    }
+
+    async fn findings(&self) -> Result<Vec<Finding>, Retry> {
+        Mysql::findings(self).await
     }
 
     fn joined(&self, branch: &BranchId) {

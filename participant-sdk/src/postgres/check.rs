@@ -3,7 +3,8 @@
 use super::Postgres;
 use super::server::{ANSWER_MAX, Row, unreadable};
 use super::statements;
-use crate::database::{Finding, Severity, judge};
+use crate::database::judge;
+use crate::finding::{Finding, Severity};
 use crate::resource::{Retry, Unfit};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};

@@ -9,6 +9,7 @@ use super::server::{ANSWER_MAX, unreadable};
 use super::session::{Backend, Failed, Said};
 use super::statements;
 use super::table::{Held, Pinned, Stage};
+use crate::finding::Finding;
 use crate::resource::{Prepared, Resource, Retry, Unfit};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,10 @@ impl Resource for Postgres {
 
     async fn check(&self) -> Result<(), Unfit> {
         check::check(self).await
+    }
+
+    async fn findings(&self) -> Result<Vec<Finding>, Retry> {
+        Postgres::findings(self).await
     }
 
     fn joined(&self, branch: &BranchId) {

@@ -67,12 +67,14 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
         let (mut of_bare, mut of_ours) = (Vec::new(), Vec::new());
         // The first of each fills caches.
         for round in 0..=arguments.rounds {
-            let rate_bare = rate(turn, clients, |client| {
-                let bare = Arc::clone(&bare[client]);
+            let all = bare.clone();
+            let rate_bare = rate(turn, clients, move |client| {
+                let bare = Arc::clone(&all[client]);
                 async move { bare.transact().await }
             });
             let rate_bare = rate_bare.await?;
-            let rate_ours = rate(turn, clients, |client| {
+            let ours = Arc::clone(&ours);
+            let rate_ours = rate(turn, clients, move |client| {
                 let ours = Arc::clone(&ours);
                 async move { ours.transact(client).await }
             });

@@ -72,7 +72,8 @@ impl Books {
 
     /// The sum of the accounts, and how many branches are prepared.
     pub(super) async fn describe(&self) -> Result<(i64, usize, usize), Status> {
-        let prepared = self.database.recover().await.map_err(|error| Status::unavailable(error.why))?;
+        let prepared =
+            self.database.recover().await.map_err(|error| Status::unavailable(error.why))?;
         let unavailable = |error: mysql_async::Error| Status::unavailable(error.to_string());
         let mut conn = self.database.pool().get_conn().await.map_err(unavailable)?;
         let sum: Option<i64> = conn.query_first(self.sum.as_str()).await.map_err(unavailable)?;

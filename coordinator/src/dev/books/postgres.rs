@@ -66,7 +66,8 @@ impl Books {
 
     /// The sum of the accounts, and how many branches are prepared.
     pub(super) async fn describe(&self) -> Result<(i64, usize, usize), Status> {
-        let prepared = self.database.recover().await.map_err(|error| Status::unavailable(error.why))?;
+        let prepared =
+            self.database.recover().await.map_err(|error| Status::unavailable(error.why))?;
         let session = self.database.pool().get().await;
         let session = session.map_err(|error| Status::unavailable(error.to_string()))?;
         let sum: i64 = session.query_one(&self.sum, &[]).await.map_err(status)?.get(0);

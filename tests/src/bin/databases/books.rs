@@ -149,7 +149,9 @@ fn prepared(databases: &Databases, report: &mut Report) -> anyhow::Result<()> {
         text.lines().filter(|line| !line.trim().is_empty()).map(ToOwned::to_owned).collect()
     };
     let all = [lines(&postgres), lines(&mariadb)];
-    let foreign = all.iter().filter(|side| side.iter().any(|line| line.contains(FOREIGN))).count();
+    let hex: String = FOREIGN.bytes().map(|byte| format!("{byte:02X}")).collect();
+    let is_foreign = |line: &String| line.contains(FOREIGN) || line.contains(&hex);
+    let foreign = all.iter().filter(|side| side.iter().any(is_foreign)).count();
     report.must(foreign == 2, || format!("a foreign branch was touched: {all:?}"));
     let ours: usize = all.iter().map(|side| side.len()).sum::<usize>() - foreign;
     report.field("left_prepared", ours);

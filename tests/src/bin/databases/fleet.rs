@@ -66,7 +66,8 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     pub(crate) async fn start(home: &Path) -> anyhow::Result<Self> {
-        let postgres = Postgres::start(&[("max_connections", "300"), ("max_prepared_transactions", "300")])?;
+        let postgres =
+            Postgres::start(&[("max_connections", "300"), ("max_prepared_transactions", "300")])?;
         postgres.sql("postgres", &format!("CREATE DATABASE {DATABASE}"))?;
         let mariadb = Mariadb::start(&[("max_connections", "300")])?;
         mariadb.sql("", &format!("CREATE DATABASE {DATABASE}"))?;

@@ -115,7 +115,9 @@ async fn rounds(
         let commits = transfers.committed() - before;
         commits_min = commits_min.min(commits);
         let seconds = started.elapsed().as_secs_f64();
-        report.say(format!("round {round} of {rounds}: {victims:?}, {commits} commits, {seconds:.1} s"));
+        report.say(format!(
+            "round {round} of {rounds}: {victims:?}, {commits} commits, {seconds:.1} s"
+        ));
     }
     report.field("commits_in_a_round_min", commits_min);
     transfers.stop();
