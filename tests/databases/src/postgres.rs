@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const DEBIAN: &str = "/usr/lib/postgresql";
 const PACKAGE: &str = "Debian's package postgresql";
@@ -15,9 +16,9 @@ const PACKAGE: &str = "Debian's package postgresql";
 #[derive(Debug)]
 pub struct Postgres {
     // Before its folder.
-    daemon: Option<Daemon>,
+    daemon: Mutex<Option<Daemon>>,
     home: Home,
-    settings: Vec<(String, String)>,
+    settings: Mutex<Vec<(String, String)>>,
 }
 
 impl Postgres {
@@ -36,7 +37,7 @@ impl Postgres {
             .collect();
         args.push(data);
         home.run(&program("initdb")?, args)?;
-        let mut server = Self { daemon: None, home, settings: Vec::new() };
+        let server = Self { daemon: Mutex::default(), home, settings: Mutex::default() };
         server.set("max_prepared_transactions", "64");
         for (name, value) in settings {
             server.set(name, value);
@@ -46,17 +47,28 @@ impl Postgres {
     }
 
     /// A setting, for the next start.
-    pub fn set(&mut self, name: &str, value: &str) {
-        self.settings.retain(|(known, _)| known != name);
-        self.settings.push((name.to_owned(), value.to_owned()));
+    pub fn set(&self, name: &str, value: &str) {
+        let mut settings = locked(&self.settings);
+        settings.retain(|(known, _)| known != name);
+        settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// At its next start it is a standby, until `pg_promote()`: from then on it is on another
+    /// timeline.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn demote(&self) -> anyhow::Result<()> {
+        let signal = self.home.path().join("data/standby.signal");
+        self.home.run(Path::new("/usr/bin/touch"), [signal])
     }
 
     /// Starts it, after [`Postgres::stop`] or [`Postgres::kill9`].
     ///
     /// # Errors
     /// It does not start; its words are in [`Postgres::log_text`].
-    pub fn run(&mut self) -> anyhow::Result<()> {
-        ensure!(self.daemon.is_none(), "it runs");
+    pub fn run(&self) -> anyhow::Result<()> {
+        ensure!(locked(&self.daemon).is_none(), "it runs");
         let data = self.home.path().join("data");
         let mut args = vec!["-D".to_owned(), data.display().to_string()];
         let port = self.home.port().to_string();
@@ -68,7 +80,8 @@ impl Postgres {
             ("dynamic_shared_memory_type", "mmap"),
             ("shared_buffers", "16MB"),
         ];
-        let settings = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let settings = locked(&self.settings).clone();
+        let settings = settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         for (name, value) in own.into_iter().chain(settings) {
             args.extend(["-c".to_owned(), format!("{name}={value}")]);
         }
@@ -82,7 +95,7 @@ impl Postgres {
                 .status()?
                 .success())
         })?;
-        self.daemon = Some(daemon);
+        *locked(&self.daemon) = Some(daemon);
         Ok(())
     }
 
@@ -133,25 +146,29 @@ impl Postgres {
     ///
     /// # Errors
     /// The system refuses.
-    pub fn kill9(&mut self) -> anyhow::Result<()> {
-        self.daemon.take().context("it does not run")?.kill9()
+    pub fn kill9(&self) -> anyhow::Result<()> {
+        self.taken()?.kill9()
     }
 
     /// Ends it cleanly; every connection is ended.
     ///
     /// # Errors
     /// It does not end in time.
-    pub fn stop(&mut self) -> anyhow::Result<()> {
-        let mut daemon = self.daemon.take().context("it does not run")?;
+    pub fn stop(&self) -> anyhow::Result<()> {
+        let mut daemon = self.taken()?;
         daemon.signal(Signal::INT)?;
         daemon.wait()
+    }
+
+    fn taken(&self) -> anyhow::Result<Daemon> {
+        locked(&self.daemon).take().context("it does not run")
     }
 
     /// [`Postgres::kill9`], and a new start on the same data.
     ///
     /// # Errors
     /// As both.
-    pub fn restart(&mut self) -> anyhow::Result<()> {
+    pub fn restart(&self) -> anyhow::Result<()> {
         self.kill9()?;
         self.run()
     }
@@ -161,6 +178,10 @@ impl Postgres {
     pub fn log_text(&self) -> String {
         self.home.log_text()
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One of PostgreSQL's programs, of the newest version installed.
@@ -184,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_server_starts_answers_survives_a_kill_and_stops() {
-        let mut server = Postgres::start(&[("max_prepared_transactions", "3")]).unwrap();
+        let server = Postgres::start(&[("max_prepared_transactions", "3")]).unwrap();
         let database = server.new_database().unwrap();
         server.sql(&database, "CREATE TABLE t (n int); INSERT INTO t VALUES (7)").unwrap();
         server.restart().unwrap();
