@@ -2,6 +2,7 @@
 
 use super::Postgres;
 use super::server::{ANSWER_MAX, Row, unreadable};
+use super::session::Failed;
 use super::statements;
 use crate::database::judge;
 use crate::finding::{Finding, Severity};
@@ -75,7 +76,13 @@ impl Postgres {
     /// # Errors
     /// [`Retry`]: the server cannot be asked now.
     pub async fn findings(&self) -> Result<Vec<Finding>, Retry> {
-        let session = self.server.lend().await?;
+        let session = match self.server.lend().await {
+            Ok(session) => session,
+            Err(Failed::Refused { code, words }) if code == "42501" => {
+                return Ok(vec![not_allowed(words)]);
+            }
+            Err(failed) => return Err(failed.into()),
+        };
         let said = session.say(statements::VERSION, ANSWER_MAX).await?;
         let row = said.row().ok_or_else(unreadable)?;
         let version: u32 = row.get(0).and_then(|text| text.parse().ok()).ok_or_else(unreadable)?;
@@ -133,6 +140,17 @@ fn too_old(version: &str) -> Finding {
         what: format!("the server is PostgreSQL {version}"),
         why: "before version 13 nothing can be proved about a branch that is gone".to_owned(),
         next: "use PostgreSQL 13 or later".to_owned(),
+    }
+}
+
+/// The very first message was refused: the words name the function.
+fn not_allowed(words: String) -> Finding {
+    Finding {
+        code: "POSTGRES_NOT_ALLOWED",
+        severity: Severity::Unfit,
+        what: words,
+        why: "nothing could be proved about a branch that is gone".to_owned(),
+        next: "grant the role what the server refuses: by itself everybody may".to_owned(),
     }
 }
 

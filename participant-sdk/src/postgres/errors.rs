@@ -5,8 +5,8 @@ use super::session::Failed;
 /// What was tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
-    /// PREPARE TRANSACTION, or COMMIT in one phase.
-    Complete,
+    /// PREPARE TRANSACTION.
+    Prepare,
     /// COMMIT PREPARED, ROLLBACK PREPARED.
     Finish,
 }
@@ -30,24 +30,24 @@ pub(super) enum Meaning {
 /// own would not do.
 const TABLE: &[(Operation, &str, Meaning, &str)] = {
     use Meaning::{Absent, Later, Look, No, Person};
-    use Operation::{Complete, Finish};
+    use Operation::{Finish, Prepare};
     &[
-        (Complete, "", Look, ""),
-        (Complete, "0A", No, "it has used what cannot be prepared (see PREPARE TRANSACTION)"),
-        (Complete, "22", No, ""),
-        (Complete, "22012", No, "its work has ended the block, or is on another backend"),
-        (Complete, "22023", No, ""),
-        (Complete, "23", No, ""),
-        (Complete, "25", No, ""),
-        (Complete, "25P02", No, "a statement of its work has failed"),
-        (Complete, "40", No, "try the transaction again"),
-        (Complete, "40003", Look, ""),
-        (Complete, "42", No, ""),
-        (Complete, "42710", No, "a branch of this name is prepared already"),
-        (Complete, "53200", No, "raise max_prepared_transactions, or finish what is prepared"),
-        (Complete, "55", No, ""),
-        (Complete, "57014", No, ""),
-        (Complete, "P0", No, ""),
+        (Prepare, "", Look, ""),
+        (Prepare, "0A", No, "it has used what cannot be prepared (see PREPARE TRANSACTION)"),
+        (Prepare, "22", No, ""),
+        (Prepare, "22012", No, "its work has ended the block, or is on another backend"),
+        (Prepare, "22023", No, ""),
+        (Prepare, "23", No, ""),
+        (Prepare, "25", No, ""),
+        (Prepare, "25P02", No, "a statement of its work has failed"),
+        (Prepare, "40", No, "try the transaction again"),
+        (Prepare, "40003", Look, ""),
+        (Prepare, "42", No, ""),
+        (Prepare, "42710", No, "a branch of this name is prepared already"),
+        (Prepare, "53200", No, "raise max_prepared_transactions, or finish what is prepared"),
+        (Prepare, "55", No, ""),
+        (Prepare, "57014", No, ""),
+        (Prepare, "P0", No, ""),
         (Finish, "", Later, ""),
         (Finish, "0A000", Person, "finish it in the database that it was prepared in"),
         (Finish, "25001", Later, ""),
@@ -61,7 +61,7 @@ const TABLE: &[(Operation, &str, Meaning, &str)] = {
 pub(super) fn meaning(operation: Operation, failed: &Failed) -> (Meaning, String) {
     let Failed::Refused { code, words } = failed else {
         let lost = match operation {
-            Operation::Complete => Meaning::Look,
+            Operation::Prepare => Meaning::Look,
             Operation::Finish => Meaning::Later,
         };
         return (lost, failed.words().to_owned());
@@ -78,7 +78,7 @@ pub(super) fn meaning(operation: Operation, failed: &Failed) -> (Meaning, String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Operation::{Complete, Finish};
+    use Operation::{Finish, Prepare};
 
     fn refused(code: &str) -> Failed {
         Failed::Refused { code: code.to_owned(), words: "words".to_owned() }
@@ -112,7 +112,7 @@ mod tests {
             ("P0001", Meaning::No, Meaning::Later),
             ("BANK1", Meaning::Look, Meaning::Later),
         ] {
-            assert_eq!(meaning(Complete, &refused(code)).0, complete, "{code}");
+            assert_eq!(meaning(Prepare, &refused(code)).0, complete, "{code}");
             assert_eq!(meaning(Finish, &refused(code)).0, finish, "{code}");
         }
     }
@@ -120,14 +120,14 @@ mod tests {
     #[test]
     fn a_lost_answer_may_mean_anything() {
         let lost = Failed::Lost { words: "words".to_owned() };
-        assert_eq!(meaning(Complete, &lost), (Meaning::Look, "words".to_owned()));
+        assert_eq!(meaning(Prepare, &lost), (Meaning::Look, "words".to_owned()));
         assert_eq!(meaning(Finish, &lost), (Meaning::Later, "words".to_owned()));
     }
 
     #[test]
     fn words_that_help_a_person_are_added() {
-        let (_, words) = meaning(Complete, &refused("53200"));
+        let (_, words) = meaning(Prepare, &refused("53200"));
         assert!(words.starts_with("words: raise max_prepared_transactions"), "{words}");
-        assert_eq!(meaning(Complete, &refused("23505")).1, "words");
+        assert_eq!(meaning(Prepare, &refused("23505")).1, "words");
     }
 }

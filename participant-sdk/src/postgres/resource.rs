@@ -26,6 +26,14 @@ fn no(why: &str) -> Vote {
     Vote::Rollback { reason: why.chars().take(REASON_CHARS_MAX).collect() }
 }
 
+/// As the answer that decides: only evidence says that it was rolled back.
+fn decided(done: Done) -> Result<Done, Retry> {
+    Ok(match done {
+        Done::Heuristic(BranchResult::RolledBack) => Done::RolledBack,
+        done => done,
+    })
+}
+
 /// The transaction in the row of a guard; `None`: it has changed nothing.
 fn xact(said: &Said) -> Result<Option<(u64, u32)>, Retry> {
     let row = said.row().ok_or_else(unreadable)?;
@@ -66,10 +74,6 @@ impl Resource for Postgres {
                 self.server.end(backend).await?;
                 self.table().remove(branch);
                 Ok(no("it was being undone"))
-            }
-            // Whether it is committed already is for the order to find out that has begun it.
-            Some(Stage::Committing(..)) => {
-                Err(Retry::because("it was told to commit in one phase"))
             }
             Some(Stage::Preparing(backend)) => {
                 self.look(branch, backend, "the answer to PREPARE TRANSACTION was lost").await
@@ -115,35 +119,22 @@ impl Resource for Postgres {
         }
     }
 
+    /// Prepared and committed, although nobody else takes part. The answer to a plain COMMIT could
+    /// not be found out once it is lost: a transaction id that was not in the forced log is given
+    /// to somebody else after a crash of the server, whose success would then pass for this one's.
     async fn commit_one_phase(&self, branch: &BranchId) -> Result<Done, Retry> {
-        match self.stage(branch) {
-            None => self.recall_gone(branch).await,
-            Some(Stage::Open(cell)) => match cell.get() {
-                None => {
-                    self.table().remove(branch);
-                    Ok(Done::Done)
-                }
-                Some(pinned) => self.commit_open(branch, Arc::clone(pinned)).await,
-            },
-            Some(Stage::Undoing(backend)) => {
-                self.server.end(backend).await?;
-                self.table().remove(branch);
-                Ok(Done::RolledBack)
-            }
-            Some(Stage::Committing(backend, xact)) => self.settle(branch, backend, xact).await,
-            Some(Stage::Preparing(_) | Stage::Prepared(_)) => match self.prepare(branch).await? {
-                Vote::Commit { evidence } => self.commit(branch, evidence.as_ref()).await,
-                Vote::ReadOnly => Ok(Done::Done),
-                Vote::Rollback { .. } => Ok(Done::RolledBack),
-            },
+        if self.stage(branch).is_none() {
+            return self.recall(branch).await;
+        }
+        match self.prepare(branch).await? {
+            Vote::Commit { evidence } => decided(self.commit(branch, evidence.as_ref()).await?),
+            Vote::ReadOnly => Ok(Done::Done),
+            Vote::Rollback { .. } => Ok(Done::RolledBack),
         }
     }
 
     async fn recall(&self, branch: &BranchId) -> Result<Done, Retry> {
-        match self.stage(branch) {
-            Some(_) => self.commit_one_phase(branch).await,
-            None => self.recall_gone(branch).await,
-        }
+        decided(self.commit(branch, None).await?)
     }
 
     async fn rollback(&self, branch: &BranchId) -> Result<Done, Retry> {
@@ -164,10 +155,6 @@ impl Resource for Postgres {
                 return Ok(Done::Done);
             }
             Some(Stage::Preparing(backend)) => self.server.end(backend).await?,
-            Some(Stage::Committing(backend, xact)) => {
-                self.server.end(backend).await?;
-                known = xact.or(known);
-            }
             Some(Stage::Prepared(held)) => known = held.xact.or(known),
             None => {}
         }
@@ -211,14 +198,6 @@ impl Postgres {
         self.table().stage(branch)
     }
 
-    async fn recall_gone(&self, branch: &BranchId) -> Result<Done, Retry> {
-        Ok(match self.commit(branch, None).await? {
-            // Only evidence says so: it is proof.
-            Done::Heuristic(BranchResult::RolledBack) => Done::RolledBack,
-            done => done,
-        })
-    }
-
     /// PREPARE TRANSACTION of a branch that was worked on.
     async fn complete(&self, branch: &BranchId, pinned: Arc<Pinned>) -> Result<Vote, Retry> {
         let (gid, backend) = (statements::gid(branch), pinned.backend());
@@ -237,7 +216,7 @@ impl Postgres {
                 self.table().set(branch, Stage::Prepared(held));
                 self.vote(branch).await
             }
-            Err(failed) => match meaning(Operation::Complete, &failed) {
+            Err(failed) => match meaning(Operation::Prepare, &failed) {
                 (Meaning::No, why) => {
                     self.undo(branch, pinned).await?;
                     Ok(no(&why))
@@ -371,71 +350,5 @@ impl Postgres {
         let needs = self.server.needs(gid).await.unwrap_or_default();
         tracing::warn!(gid, "a prepared branch cannot be finished: {words}; {needs}");
         Retry::because(format!("{words}; {needs}"))
-    }
-
-    /// COMMIT in one phase of a branch that was worked on.
-    async fn commit_open(&self, branch: &BranchId, pinned: Arc<Pinned>) -> Result<Done, Retry> {
-        let (gid, backend) = (statements::gid(branch), pinned.backend());
-        let nothing_sent = Stage::Committing(backend, None);
-        if !self.claim(branch, &pinned, nothing_sent) {
-            self.undo(branch, pinned).await?;
-            return Ok(Done::RolledBack);
-        }
-        let Ok(said) = pinned.say(&statements::before_commit(&gid, backend), ANSWER_MAX).await
-        else {
-            self.undo(branch, pinned).await?;
-            return Ok(Done::RolledBack);
-        };
-        let xact = self.xact(&said)?;
-        if let Some(xact) = xact {
-            self.table().remember(branch, xact);
-        }
-        self.table().set(branch, Stage::Committing(backend, xact));
-        match pinned.say(&statements::commit(&gid, backend), ANSWER_MAX).await {
-            Ok(said) => {
-                pinned.release();
-                if said.unreplicated {
-                    self.server.replicate().await?;
-                }
-                self.table().end(branch);
-                Ok(Done::Done)
-            }
-            Err(failed) => match meaning(Operation::Complete, &failed).0 {
-                Meaning::No => {
-                    self.undo(branch, pinned).await?;
-                    Ok(Done::RolledBack)
-                }
-                _ => {
-                    drop(pinned);
-                    self.settle(branch, backend, xact).await
-                }
-            },
-        }
-    }
-
-    /// Finds out what became of a COMMIT whose answer was lost.
-    async fn settle(
-        &self,
-        branch: &BranchId,
-        backend: Backend,
-        xact: Option<Xact>,
-    ) -> Result<Done, Retry> {
-        self.server.end(backend).await?;
-        let proof = match xact {
-            Some(xact) => self.server.proof(xact).await?,
-            None => Proof::RolledBack,
-        };
-        let done = match proof {
-            Proof::Committed => {
-                self.server.replicate().await?;
-                self.table().end(branch);
-                Done::Done
-            }
-            Proof::RolledBack => Done::RolledBack,
-            Proof::Running => return Err(Retry::because("it is being finished")),
-            Proof::Nothing => Done::Heuristic(BranchResult::Hazard),
-        };
-        self.table().remove(branch);
-        Ok(done)
     }
 }

@@ -52,7 +52,7 @@ impl Server {
         let lost = |words: String| Failed::Lost { words };
         match timeout(LEND_MAX, self.pool.get()).await {
             Ok(Ok(session)) => Ok(session),
-            Ok(Err(PoolError::Backend(error))) => Err(lost(error.to_string())),
+            Ok(Err(PoolError::Backend(error))) => Err(error.into()),
             Ok(Err(error)) => Err(lost(error.to_string())),
             Err(_) => Err(lost("all connections for finishing branches are busy".to_owned())),
         }

@@ -281,6 +281,15 @@ impl From<Error> for Failed {
     }
 }
 
+impl From<SessionError> for Failed {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Driver(error) => error.into(),
+            error => Self::Lost { words: error.to_string() },
+        }
+    }
+}
+
 impl Session {
     pub(super) fn backend(&self) -> Backend {
         self.backend

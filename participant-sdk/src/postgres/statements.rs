@@ -26,17 +26,17 @@ pub(super) fn begin(gid: &str) -> String {
 
 /// Fails unless the block is the branch's own and sound, on the backend that it was begun on: not
 /// failed, not ended by the work's own COMMIT, not moved elsewhere by a pooling proxy. Without it
-/// PREPARE and COMMIT of a failed block "succeed", and roll back.
+/// PREPARE TRANSACTION in a failed block "succeeds", and rolls back.
 ///
 /// Its row: the guard, the transaction's id if it has changed anything, the current WAL file's
-/// name. `set` is a setting that holds from here.
-fn guard(gid: &str, backend: Backend, set: &str) -> String {
+/// name. Whether the standbys were waited for is told from here on.
+fn guard(gid: &str, backend: Backend) -> String {
     let pid = backend.pid;
     format!(
         "SELECT 1/(coalesce(pg_catalog.current_setting('unanimous.branch', true), '') = '{gid}' \
          AND pg_catalog.pg_backend_pid() = {pid})::int, \
          pg_catalog.pg_current_xact_id_if_assigned()::text, \
-         pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), {set}"
+         pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), {WARN}"
     )
 }
 
@@ -45,7 +45,7 @@ const WARN: &str = "pg_catalog.set_config('client_min_messages', CASE \
      pg_catalog.current_setting('client_min_messages') WHEN 'error' THEN 'warning' \
      ELSE pg_catalog.current_setting('client_min_messages') END, false)";
 
-/// A plain COMMIT waits for the disk, and for the standbys, only as far as this says.
+/// An ordinary commit waits for the disk, and for the standbys, only as far as this says.
 const SYNCHRONOUS: &str = "pg_catalog.set_config('synchronous_commit', CASE \
      pg_catalog.current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' \
      ELSE 'on' END, true)";
@@ -62,17 +62,7 @@ pub(super) fn introduction() -> String {
 }
 
 pub(super) fn prepare(gid: &str, backend: Backend) -> String {
-    format!("{}; PREPARE TRANSACTION '{gid}'", guard(gid, backend, WARN))
-}
-
-/// The first of the two messages of a commit in one phase: what it could be proved by must be known
-/// before it is sent.
-pub(super) fn before_commit(gid: &str, backend: Backend) -> String {
-    guard(gid, backend, &format!("{WARN}, {SYNCHRONOUS}"))
-}
-
-pub(super) fn commit(gid: &str, backend: Backend) -> String {
-    format!("{}; COMMIT", guard(gid, backend, WARN))
+    format!("{}; PREPARE TRANSACTION '{gid}'", guard(gid, backend))
 }
 
 pub(super) fn commit_prepared(gid: &str) -> String {
@@ -188,14 +178,10 @@ mod tests {
     fn a_block_is_marked_before_it_reads_anything_and_guarded_in_the_message_that_ends_it() {
         let backend = Backend { pid: 42, started_us: 1 };
         assert_eq!(begin("g"), "BEGIN; SET LOCAL unanimous.branch = 'g'");
-        for (message, end) in [
-            (prepare("g", backend), "; PREPARE TRANSACTION 'g'"),
-            (commit("g", backend), "; COMMIT"),
-        ] {
-            assert!(message.starts_with("SELECT 1/(coalesce("), "{message}");
-            assert!(message.contains("= 'g' AND pg_catalog.pg_backend_pid() = 42)::int"));
-            assert!(message.ends_with(end), "{message}");
-            assert_eq!(message.matches(';').count(), 1, "{message}");
-        }
+        let message = prepare("g", backend);
+        assert!(message.starts_with("SELECT 1/(coalesce("), "{message}");
+        assert!(message.contains("= 'g' AND pg_catalog.pg_backend_pid() = 42)::int"));
+        assert!(message.ends_with("; PREPARE TRANSACTION 'g'"), "{message}");
+        assert_eq!(message.matches(';').count(), 1, "{message}");
     }
 }

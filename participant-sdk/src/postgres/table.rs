@@ -81,9 +81,6 @@ pub(super) enum Stage {
     Undoing(Backend),
     /// PREPARE TRANSACTION was sent: prepared or rolled back, once this server process is gone.
     Preparing(Backend),
-    /// COMMIT in one phase is being sent, in a transaction that can be asked about afterwards;
-    /// without one nothing has changed, or nothing was sent.
-    Committing(Backend, Option<Xact>),
     /// Seen prepared.
     Prepared(Held),
 }
