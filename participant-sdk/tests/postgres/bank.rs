@@ -8,7 +8,7 @@ use tokio_postgres::SimpleQueryMessage;
 use unanimous_core::{Bqual, LogId, Owner};
 use unanimous_databases::postgres::Postgres as Server;
 use unanimous_sdk::postgres::{BranchSession, Postgres, PostgresBuilder, tokio_postgres};
-use unanimous_sdk::{BranchId, Evidence, Gtrid, Resource, Vote};
+use unanimous_sdk::{BranchId, Done, Evidence, Gtrid, Resource, Retry, Vote};
 
 pub const LONG: Duration = Duration::from_secs(20);
 
@@ -53,18 +53,25 @@ impl Bank<'static> {
 }
 
 impl<'a> Bank<'a> {
-    /// Two accounts with 100 cents each.
+    /// Two accounts with 100 cents each, and a role that is nothing but the database's user.
     pub fn open_on(
         server: &'a Server,
         set: impl FnOnce(PostgresBuilder) -> PostgresBuilder,
     ) -> Self {
         let database = server.new_database().unwrap();
-        let bank = Self { server, postgres: resource(&server.url(&database), set), database };
-        bank.sql(
-            "CREATE TABLE account (id int PRIMARY KEY, cents bigint NOT NULL); \
-             INSERT INTO account VALUES (1, 100), (2, 100)",
-        );
+        let url = server.url_as(&database, &database);
+        let bank = Self { server, postgres: resource(&url, set), database };
+        bank.sql(&format!(
+            "CREATE ROLE {0} LOGIN; CREATE TABLE account (id int PRIMARY KEY, cents bigint NOT NULL); \
+             INSERT INTO account VALUES (1, 100), (2, 100); ALTER TABLE account OWNER TO {0}",
+            bank.database
+        ));
         bank
+    }
+
+    /// The same database, as another process of the participant sees it.
+    pub fn another(&self) -> Postgres {
+        resource(&self.server.url_as(&self.database, &self.database), |builder| builder)
     }
 
     /// What a person does by hand.
@@ -134,6 +141,32 @@ impl<'a> Bank<'a> {
             vote => unreachable!("{vote:?}"),
         }
     }
+}
+
+/// A call as the runner makes it: again and again, until there is an answer.
+pub async fn told<T, F>(mut call: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, Retry>>,
+{
+    let answered = async {
+        loop {
+            match call().await {
+                Ok(answer) => return answer,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    soon("an answer", answered).await
+}
+
+/// Told to commit, until it is done.
+pub async fn committed(postgres: &Postgres, branch: &BranchId, evidence: &Evidence) -> Done {
+    told(|| postgres.commit(branch, Some(evidence))).await
+}
+
+/// Told to roll back, until it is done.
+pub async fn rolled_back(postgres: &Postgres, branch: &BranchId) -> Done {
+    told(|| postgres.rollback(branch)).await
 }
 
 pub fn resource(url: &str, set: impl FnOnce(PostgresBuilder) -> PostgresBuilder) -> Postgres {

@@ -2,4 +2,12 @@
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
 
 mod bank;
+mod by_hand;
+mod checks;
+mod lost;
+mod pools;
+mod proxy;
+mod restarts;
+mod standbys;
+mod transactions;
 mod votes;

@@ -1,0 +1,173 @@
+//! The connection is cut before, in and after each statement, and by the server's own means.
+
+use crate::bank::{Bank, branch, committed, debit, gid, resource, rolled_back, shared, soon, told};
+use crate::proxy::{Proxy, When};
+use unanimous_sdk::postgres::Postgres;
+use unanimous_sdk::{Done, Resource, Vote};
+
+const EVERY: [When; 3] = [When::Before, When::During, When::After];
+
+async fn behind_a_proxy(bank: &Bank<'_>) -> (Proxy, Postgres) {
+    let proxy = Proxy::start(shared().port()).await;
+    let url = format!("postgres://{0}@127.0.0.1:{1}/{0}", bank.database, proxy.port);
+    (proxy, resource(&url, |builder| builder))
+}
+
+/// Work, vote and decision, with one cut. What is left must be what was said.
+async fn transfer(word: &str, when: When, commits: bool) -> (Vote, Done) {
+    let bank = Bank::open();
+    let (proxy, postgres) = behind_a_proxy(&bank).await;
+    let branch = branch();
+    postgres.joined(&branch);
+    proxy.cut(word, when);
+    let worked = match postgres.session(&branch, crate::bank::LONG).await {
+        Ok(session) => debit(&session, 1).await.is_ok(),
+        Err(_) => false,
+    };
+    let vote = if worked {
+        told(|| postgres.prepare(&branch)).await
+    } else {
+        assert_eq!(rolled_back(&postgres, &branch).await, Done::Done);
+        Vote::Rollback { reason: "its work failed".to_owned() }
+    };
+    let done = match &vote {
+        Vote::Commit { evidence } if commits => {
+            assert_eq!(bank.listed(), [gid(&branch)], "{word} {when:?}");
+            committed(&postgres, &branch, evidence.as_ref().unwrap()).await
+        }
+        _ => rolled_back(&postgres, &branch).await,
+    };
+    assert!(proxy.has_cut(), "{word} was not said");
+    let cents = if commits && matches!(vote, Vote::Commit { .. }) { 99 } else { 100 };
+    assert_eq!(bank.cents(1), cents, "{word} {when:?}: {vote:?}, {done:?}");
+    bank.assert_clean();
+    (vote, done)
+}
+
+#[tokio::test]
+async fn d_24_a_connection_lost_before_prepare_votes_no() {
+    for word in ["SET LOCAL unanimous.branch", "UPDATE account"] {
+        for when in EVERY {
+            let (vote, done) = transfer(word, when, true).await;
+            assert!(word.starts_with("SET") || matches!(vote, Vote::Rollback { .. }), "{when:?}");
+            assert_eq!(done, Done::Done);
+        }
+    }
+}
+
+#[tokio::test]
+async fn d_03_a_lost_answer_to_prepare_is_looked_into_and_the_truth_is_voted() {
+    for when in EVERY {
+        let (vote, done) = transfer("; PREPARE TRANSACTION", when, true).await;
+        match when {
+            When::Before => assert!(matches!(vote, Vote::Rollback { .. }), "{vote:?}"),
+            When::During => {}
+            When::After => assert!(matches!(vote, Vote::Commit { .. }), "{vote:?}"),
+        }
+        assert_eq!(done, Done::Done);
+    }
+}
+
+#[tokio::test]
+async fn the_answer_to_commit_prepared_is_lost_and_the_retry_is_done_without_a_heuristic() {
+    for when in EVERY {
+        let (vote, done) = transfer("COMMIT PREPARED", when, true).await;
+        assert!(matches!(vote, Vote::Commit { .. }), "{vote:?}");
+        assert_eq!(done, Done::Done, "{when:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_answer_to_rollback_prepared_is_lost_and_the_retry_is_done() {
+    for when in EVERY {
+        let (vote, done) = transfer("ROLLBACK PREPARED", when, false).await;
+        assert!(matches!(vote, Vote::Commit { .. }), "{vote:?}");
+        assert_eq!(done, Done::Done, "{when:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_answers_of_a_commit_in_one_phase_are_lost_and_the_truth_is_told() {
+    for word in ["; PREPARE TRANSACTION", "COMMIT PREPARED"] {
+        for when in EVERY {
+            let bank = Bank::open();
+            let (proxy, postgres) = behind_a_proxy(&bank).await;
+            let branch = branch();
+            postgres.joined(&branch);
+            let session = postgres.session(&branch, crate::bank::LONG).await.unwrap();
+            debit(&session, 1).await.unwrap();
+            drop(session);
+            proxy.cut(word, when);
+            let done = told(|| postgres.commit_one_phase(&branch)).await;
+            assert!(proxy.has_cut());
+            match (word, when) {
+                ("; PREPARE TRANSACTION", When::Before) => assert_eq!(done, Done::RolledBack),
+                ("; PREPARE TRANSACTION", When::During) => {}
+                _ => assert_eq!(done, Done::Done, "{word} {when:?}"),
+            }
+            let cents = if done == Done::Done { 99 } else { 100 };
+            assert_eq!(bank.cents(1), cents, "{word} {when:?}: {done:?}");
+            if done == Done::Done {
+                assert_eq!(told(|| postgres.recall(&branch)).await, done, "{word} {when:?}");
+            }
+            bank.assert_clean();
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_answers_about_a_reader_are_lost_and_it_still_votes_read_only_or_no() {
+    for word in ["; PREPARE TRANSACTION", "COMMIT PREPARED"] {
+        for when in EVERY {
+            let bank = Bank::open();
+            let (proxy, postgres) = behind_a_proxy(&bank).await;
+            let branch = branch();
+            postgres.joined(&branch);
+            let session = postgres.session(&branch, crate::bank::LONG).await.unwrap();
+            crate::bank::value(&session, "SELECT sum(cents) FROM account").await;
+            drop(session);
+            proxy.cut(word, when);
+            let vote = told(|| postgres.prepare(&branch)).await;
+            assert!(proxy.has_cut());
+            if let Vote::Commit { evidence } = &vote {
+                assert_eq!(word, "; PREPARE TRANSACTION", "it is known to be a reader");
+                let done = committed(&postgres, &branch, evidence.as_ref().unwrap()).await;
+                assert_eq!(done, Done::Done);
+            }
+            bank.assert_clean();
+        }
+    }
+}
+
+/// As an administrator does it, or a time-out of the server.
+#[tokio::test]
+async fn d_24_a_backend_that_is_terminated_at_work_votes_no() {
+    let bank = Bank::open();
+    let (branch, session) = bank.debit(1).await;
+    let pid = crate::bank::value(&session, "SELECT pg_backend_pid()").await;
+    bank.sql(&format!("SELECT pg_terminate_backend({pid}, 10000)"));
+    soon("the end of the connection", async { while debit(&session, 1).await.is_ok() {} }).await;
+    drop(session);
+    assert!(matches!(told(|| bank.postgres.prepare(&branch)).await, Vote::Rollback { .. }));
+    assert_eq!(bank.cents(1), 100);
+    bank.assert_clean();
+    bank.prepared(1).await;
+}
+
+#[tokio::test]
+async fn d_04_a_backend_that_is_terminated_after_prepare_is_done_without() {
+    let bank = Bank::open();
+    for commits in [true, false] {
+        let (branch, session) = bank.debit(1).await;
+        let pid = crate::bank::value(&session, "SELECT pg_backend_pid()").await;
+        drop(session);
+        let evidence = bank.vote_commit(&branch).await;
+        bank.sql(&format!("SELECT pg_terminate_backend({pid}, 10000)"));
+        let done = match commits {
+            true => committed(&bank.postgres, &branch, &evidence).await,
+            false => rolled_back(&bank.postgres, &branch).await,
+        };
+        assert_eq!((done, bank.cents(1)), (Done::Done, 99));
+        bank.assert_clean();
+    }
+}

@@ -1,0 +1,146 @@
+//! Connections: how many there are, who gets them, and in which state.
+
+use crate::bank::{
+    Bank, LONG, branch, committed, debit, resource, rolled_back, shared, soon, told,
+};
+use std::time::Duration;
+use unanimous_sdk::postgres::PostgresJoinError;
+use unanimous_sdk::{Done, Resource, Vote};
+
+#[tokio::test]
+async fn joining_waits_for_a_connection_and_says_that_there_is_none() {
+    let short = Duration::from_millis(50);
+    let bank = Bank::open_on(shared(), |builder| builder.work_pool_max(1).join_wait(short));
+    let (first, session) = bank.debit(1).await;
+    let second = branch();
+    bank.postgres.joined(&second);
+    let error = bank.postgres.session(&second, LONG).await.unwrap_err();
+    let expected = PostgresJoinError::Exhausted { connections_max: 1, waited_ms: 50 };
+    assert_eq!(error, expected);
+    let none = bank.postgres.session(&second, Duration::from_millis(1)).await.unwrap_err();
+    let expected = PostgresJoinError::Exhausted { connections_max: 1, waited_ms: 1 };
+    assert_eq!(none, expected, "no longer than the call has");
+    drop(session);
+    let evidence = bank.vote_commit(&first).await;
+    assert_eq!(committed(&bank.postgres, &first, &evidence).await, Done::Done);
+    drop(bank.postgres.session(&second, LONG).await.unwrap());
+    assert_eq!(bank.prepare(&second).await, Vote::ReadOnly);
+}
+
+/// All connections for work wait for a lock of a prepared branch whose own connection is gone: its
+/// commit must not wait behind them.
+#[tokio::test]
+async fn a_commit_does_not_wait_behind_work_that_waits_for_it() {
+    let bank = Bank::open_on(shared(), |builder| builder.work_pool_max(2));
+    let (holder, evidence) = bank.prepared(1).await;
+    let another = bank.another();
+    another.recover().await.unwrap();
+    let mut working = Vec::new();
+    // The holder's connection is one of two.
+    bank.postgres.pool().resize(3);
+    for _ in 0..2 {
+        let waiting = branch();
+        let session = bank.join(&waiting).await;
+        working.push((waiting, tokio::spawn(async move { debit(&session, 1).await })));
+    }
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                 AND datname = current_database()";
+    soon("both wait", async {
+        while bank.sql(waits) != "2" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(committed(&another, &holder, &evidence).await, Done::Done);
+    for (waiting, work) in working {
+        assert_eq!(rolled_back(&bank.postgres, &waiting).await, Done::Done);
+        let _ = soon("the work", work).await.unwrap();
+    }
+    assert_eq!(bank.cents(1), 99);
+    bank.assert_clean();
+}
+
+#[tokio::test]
+async fn a_connection_with_an_open_block_is_not_used_and_not_kept() {
+    let bank = Bank::open_on(shared(), |builder| builder.work_pool_max(1));
+    let read = bank.postgres.pool().get().await.unwrap();
+    read.batch_execute("BEGIN; UPDATE account SET cents = 0").await.unwrap();
+    drop(read);
+    let (branch, session) = bank.debit(1).await;
+    drop(session);
+    let evidence = bank.vote_commit(&branch).await;
+    assert_eq!(committed(&bank.postgres, &branch, &evidence).await, Done::Done);
+    assert_eq!((bank.cents(1), bank.cents(2)), (99, 100), "the block is not part of the branch");
+    bank.assert_clean();
+}
+
+#[tokio::test]
+async fn a_failed_block_in_the_pool_is_not_used() {
+    let bank = Bank::open_on(shared(), |builder| builder.work_pool_max(1));
+    let read = bank.postgres.pool().get().await.unwrap();
+    read.batch_execute("BEGIN; SELECT 1/0").await.unwrap_err();
+    drop(read);
+    drop(bank.debit(1).await);
+}
+
+#[tokio::test]
+async fn connections_that_died_in_the_pool_are_replaced() {
+    let bank = Bank::open();
+    let mut reads = Vec::new();
+    for _ in 0..5 {
+        reads.push(bank.postgres.pool().get().await.unwrap());
+    }
+    drop(reads);
+    bank.sql(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
+         WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    );
+    drop(bank.debit(1).await);
+}
+
+/// The settings of a role or of earlier work do not hide what the server warns of.
+#[tokio::test]
+async fn warnings_are_heard_whatever_was_set() {
+    let bank = Bank::open_on(shared(), |builder| builder.work_pool_max(1));
+    bank.sql(&format!("ALTER ROLE {} SET client_min_messages = error", bank.database));
+    let read = bank.postgres.pool().get().await.unwrap();
+    read.batch_execute("BEGIN; UPDATE account SET cents = 0").await.unwrap();
+    drop(read);
+    let (branch, session) = bank.debit(1).await;
+    session.batch_execute("SET client_min_messages = error").await.unwrap();
+    drop(session);
+    let evidence = bank.vote_commit(&branch).await;
+    let pinned = bank.another();
+    assert_eq!(committed(&bank.postgres, &branch, &evidence).await, Done::Done);
+    drop(pinned);
+    let read = bank.postgres.pool().get().await.unwrap();
+    assert_eq!(crate::bank::value(&read, "SHOW client_min_messages").await, "warning");
+}
+
+#[tokio::test]
+async fn another_cluster_behind_the_address_is_refused() {
+    let other = unanimous_databases::postgres::Postgres::start(&[]).unwrap();
+    let bank = Bank::open();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (first, later) = (shared().port(), other.port());
+    tokio::spawn(async move {
+        let mut to = first;
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = tokio::net::TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+            to = later;
+            tokio::spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+    let postgres = resource(&url, |builder| builder);
+    assert_eq!(postgres.recover().await, Ok(vec![]));
+    let unavailable = branch();
+    postgres.joined(&unavailable);
+    let error = postgres.session(&unavailable, LONG).await.unwrap_err();
+    assert!(error.to_string().contains("another cluster"), "{error}");
+    assert_eq!(told(|| postgres.prepare(&unavailable)).await, Vote::ReadOnly);
+    drop(bank);
+}
