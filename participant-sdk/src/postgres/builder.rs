@@ -60,8 +60,8 @@ impl PostgresBuilder {
         self
     }
 
-    /// At most this many connections for work: as many branches can be worked on or in doubt at the
-    /// same time. 16 by itself, at least 1. Four more finish branches.
+    /// At most this many connections for work: as many branches can be worked on at the same
+    /// time. 16 by itself, at least 1. Four more finish branches.
     pub fn work_pool_max(mut self, max: usize) -> Self {
         self.work_pool_max = max.max(1);
         self

@@ -26,6 +26,9 @@ pub(super) enum Meaning {
     Person,
 }
 
+/// What the guard before PREPARE TRANSACTION refuses.
+const GUARD: &str = "its work has ended the block, or changed the role, or is on another backend";
+
 /// By the beginning of the SQLSTATE; the longest counts. With words for a person where the server's
 /// own would not do.
 const TABLE: &[(Operation, &str, Meaning, &str)] = {
@@ -35,7 +38,7 @@ const TABLE: &[(Operation, &str, Meaning, &str)] = {
         (Prepare, "", Look, ""),
         (Prepare, "0A", No, "it has used what cannot be prepared (see PREPARE TRANSACTION)"),
         (Prepare, "22", No, ""),
-        (Prepare, "22012", No, "its work has ended the block, or is on another backend"),
+        (Prepare, "22012", No, GUARD),
         (Prepare, "22023", No, ""),
         (Prepare, "23", No, ""),
         (Prepare, "25", No, ""),

@@ -75,9 +75,13 @@ use tokio_postgres::Config;
 ///
 /// - one role for all processes of the participant: only the role that has prepared a branch, or a
 ///   superuser, may finish it;
-/// - one prepared transaction for each branch that is in doubt, and one connection for each branch
-///   that is worked on or in doubt ([`PostgresBuilder::work_pool_max`]), and four for finishing;
+/// - one prepared transaction for each branch that is in doubt; one connection for each branch that
+///   is worked on or in doubt ([`PostgresBuilder::work_pool_max`]; one that is in doubt for more
+///   than a second gives it up to whoever waits), and four for finishing;
 /// - connections to the server itself: a proxy that shares them among transactions is refused.
+///
+/// Settings that work makes with SET stay with the connection, as in any pool: SET LOCAL does not. A
+/// branch whose work ends in another role (SET ROLE) votes rollback: only that role could finish it.
 ///
 /// Temporary tables, LISTEN and NOTIFY, WITH HOLD cursors and exported snapshots cannot be
 /// prepared: such a branch votes rollback.

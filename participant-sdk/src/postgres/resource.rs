@@ -13,6 +13,7 @@ use crate::finding::Finding;
 use crate::resource::{Prepared, Resource, Retry, Unfit};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use unanimous_core::message::{Done, Vote};
 use unanimous_core::{BranchId, BranchResult, Evidence};
 
@@ -209,7 +210,8 @@ impl Postgres {
             Ok(said) => {
                 let xact = self.xact(&said)?;
                 let replicated = !said.unreplicated;
-                let held = Held { pinned: Some(pinned), xact, replicated };
+                let (pinned, since) = (Some(pinned), Instant::now());
+                let held = Held { pinned, since, xact, replicated };
                 if let Some(xact) = xact {
                     self.table().remember(branch, xact);
                 }
@@ -286,7 +288,8 @@ impl Postgres {
             return Ok(no(why));
         };
         // Whether the standbys have it was not said.
-        let held = Held { pinned: None, xact: Some(row.xact), replicated: false };
+        let (xact, since) = (Some(row.xact), Instant::now());
+        let held = Held { pinned: None, since, xact, replicated: false };
         self.table().remember(branch, row.xact);
         self.table().set(branch, Stage::Prepared(held));
         self.vote(branch).await

@@ -28,6 +28,8 @@ const SYNC_WAIT: &str = "SyncRepWaitForLSN";
 pub(super) struct Backend {
     pub(super) pid: i32,
     pub(super) started_us: i64,
+    /// The role that the connection has by itself.
+    pub(super) role: u32,
 }
 
 /// Why there is no connection.
@@ -169,14 +171,15 @@ impl Sessions {
         let client = ClientWrapper::new(client, driving);
         let said = client.simple_query(&statements::introduction()).await?;
         let fields = first_row(&said).and_then(|row| {
-            Some((row.get(0)?.parse().ok()?, row.get(1)?.parse().ok()?, row.get(2)?.parse().ok()?))
+            let (pid, started_us) = (row.get(0)?.parse().ok()?, row.get(1)?.parse().ok()?);
+            let (found, role) = (row.get(2)?.parse().ok()?, row.get(3)?.parse().ok()?);
+            Some((found, Backend { pid, started_us, role }))
         });
-        let (pid, started_us, found) = fields.ok_or(SessionError::Unreadable)?;
+        let (found, backend) = fields.ok_or(SessionError::Unreadable)?;
         let before = *self.cluster.get_or_init(|| found);
         if before != found {
             return Err(SessionError::OtherCluster { before, found });
         }
-        let backend = Backend { pid, started_us };
         Ok(Session { client, backend, notes, abort, retired: AtomicBool::new(false) })
     }
 }

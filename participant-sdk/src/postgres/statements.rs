@@ -31,14 +31,17 @@ pub(super) fn begin(gid: &str) -> String {
 /// Its row: the guard, the transaction's id if it has changed anything, the current WAL file's
 /// name. Whether the standbys were waited for is told from here on.
 fn guard(gid: &str, backend: Backend) -> String {
-    let pid = backend.pid;
+    let Backend { pid, role, .. } = backend;
     format!(
         "SELECT 1/(coalesce(pg_catalog.current_setting('unanimous.branch', true), '') = '{gid}' \
-         AND pg_catalog.pg_backend_pid() = {pid})::int, \
+         AND pg_catalog.pg_backend_pid() = {pid} AND {ROLE} = {role})::int, \
          pg_catalog.pg_current_xact_id_if_assigned()::text, \
          pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), {WARN}"
     )
 }
+
+/// Who acts, as a number: a name would have to be quoted.
+const ROLE: &str = "pg_catalog.quote_ident(current_user)::regrole::oid";
 
 /// A warning that is not sent would be taken for a success.
 const WARN: &str = "pg_catalog.set_config('client_min_messages', CASE \
@@ -51,11 +54,11 @@ const SYNCHRONOUS: &str = "pg_catalog.set_config('synchronous_commit', CASE \
      ELSE 'on' END, true)";
 
 /// The first message of a connection: who the server is. Its row: process, when it was started,
-/// system identifier.
+/// system identifier, role.
 pub(super) fn introduction() -> String {
     format!(
         "SELECT a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint, \
-         c.system_identifier, {WARN} \
+         c.system_identifier, {ROLE}, {WARN} \
          FROM pg_catalog.pg_stat_activity a, pg_catalog.pg_control_system() c \
          WHERE a.pid = pg_catalog.pg_backend_pid()"
     )
@@ -75,7 +78,7 @@ pub(super) fn rollback_prepared(gid: &str) -> String {
 
 /// Ends exactly this server process, and says whether it was still there.
 pub(super) fn terminate(backend: Backend) -> String {
-    let Backend { pid, started_us } = backend;
+    let Backend { pid, started_us, .. } = backend;
     format!(
         "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity \
          WHERE pid = {pid} AND (extract(epoch FROM backend_start) * 1000000)::bigint = {started_us}"
@@ -176,11 +179,12 @@ mod tests {
 
     #[test]
     fn a_block_is_marked_before_it_reads_anything_and_guarded_in_the_message_that_ends_it() {
-        let backend = Backend { pid: 42, started_us: 1 };
+        let backend = Backend { pid: 42, started_us: 1, role: 7 };
         assert_eq!(begin("g"), "BEGIN; SET LOCAL unanimous.branch = 'g'");
         let message = prepare("g", backend);
         assert!(message.starts_with("SELECT 1/(coalesce("), "{message}");
-        assert!(message.contains("= 'g' AND pg_catalog.pg_backend_pid() = 42)::int"));
+        assert!(message.contains("= 'g' AND pg_catalog.pg_backend_pid() = 42 AND "), "{message}");
+        assert!(message.contains("::oid = 7)::int"), "{message}");
         assert!(message.ends_with("; PREPARE TRANSACTION 'g'"), "{message}");
         assert_eq!(message.matches(';').count(), 1, "{message}");
     }

@@ -7,7 +7,9 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 use unanimous_core::BranchId;
 
 /// A connection that a branch has for itself. Unless it has come to a clean end it is closed when
@@ -88,8 +90,9 @@ pub(super) enum Stage {
 /// A prepared branch.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
-    /// The connection that has prepared it, until it was tried once.
+    /// The connection that has prepared it, until it was tried once, or was wanted by others.
     pub(super) pinned: Option<Arc<Pinned>>,
+    pub(super) since: Instant,
     /// `None`: it has only read.
     pub(super) xact: Option<Xact>,
     /// Every synchronous standby has it.
@@ -153,6 +156,16 @@ impl Table {
             Some(Stage::Prepared(held)) => held.pinned.take(),
             _ => None,
         }
+    }
+
+    /// Takes the connections of branches that have been in doubt for so long: after PREPARE
+    /// TRANSACTION they hold nothing.
+    pub(super) fn unpin(&mut self, age: Duration) -> Vec<Arc<Pinned>> {
+        let held = self.stages.values_mut().filter_map(|stage| match stage {
+            Stage::Prepared(held) if held.since.elapsed() >= age => held.pinned.take(),
+            _ => None,
+        });
+        held.collect()
     }
 
     pub(super) fn remember(&mut self, branch: &BranchId, xact: Xact) {

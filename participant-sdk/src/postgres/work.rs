@@ -1,21 +1,26 @@
 //! What a handler does in a database under a branch.
 
 use super::Postgres;
-use super::session::{Session, SessionError};
+use super::session::{Session, Sessions};
 use super::statements;
 use super::table::{Pinned, User};
 use crate::context::Carrier;
 use crate::participant::{Attached, Branch, JoinError};
-use deadpool::managed::PoolError;
+use deadpool::managed::{Object, PoolError};
 use deadpool_postgres::ClientWrapper;
 use std::collections::HashMap;
 use std::ops::Deref;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use unanimous_core::BranchId;
+
+/// A branch that is in doubt for longer gives its connection up, if somebody waits for one: its
+/// coordinator is away.
+const PINNED_MAX: Duration = Duration::from_secs(1);
 
 /// Why work in a database did not join a transaction. Becomes a [`Status`] with `?`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -187,15 +192,11 @@ impl Postgres {
     }
 
     async fn begin(&self, branch: &BranchId) -> Result<Arc<Pinned>, PostgresJoinError> {
-        let unavailable = |why: String| PostgresJoinError::Unavailable(why);
         let begin = statements::begin(&statements::gid(branch));
         let mut why = String::new();
         // Connections may have died in the pool, all of them at once if the server was restarted.
         for _ in 0..=self.work.status().max_size {
-            let object = self.work.get().await.map_err(|error| match error {
-                PoolError::Backend(error) => unavailable(SessionError::to_string(&error)),
-                error => unavailable(error.to_string()),
-            })?;
+            let object = self.connection().await?;
             // Closed unless everything is well, and when this is broken off.
             let pinned = Pinned::new(object);
             match pinned.say(&begin, self.join_wait).await {
@@ -207,7 +208,25 @@ impl Postgres {
                 Err(failed) => failed.words().clone_into(&mut why),
             }
         }
-        Err(unavailable(why))
+        Err(PostgresJoinError::Unavailable(why))
+    }
+
+    /// A connection for work. While there is none, branches that are in doubt give up theirs.
+    async fn connection(&self) -> Result<Object<Sessions>, PostgresJoinError> {
+        let mut getting = pin!(self.work.get());
+        let got = loop {
+            match timeout(PINNED_MAX, &mut getting).await {
+                Ok(got) => break got,
+                Err(_) => {
+                    let unpinned = self.table().unpin(PINNED_MAX);
+                    unpinned.iter().for_each(|pinned| pinned.release());
+                }
+            }
+        };
+        got.map_err(|error| match error {
+            PoolError::Backend(error) => PostgresJoinError::Unavailable(error.to_string()),
+            error => PostgresJoinError::Unavailable(error.to_string()),
+        })
     }
 }
 
