@@ -27,6 +27,22 @@ async fn joining_waits_for_a_connection_and_says_that_there_is_none() {
     assert_eq!(bank.prepare(&second).await, Vote::ReadOnly);
 }
 
+/// While the coordinator is away, others go on working.
+#[tokio::test]
+async fn a_branch_in_doubt_gives_its_connection_up_to_who_waits() {
+    let bank = Bank::open_on(shared(), |builder| builder.work_pool_max(1));
+    let (in_doubt, evidence) = bank.prepared(1).await;
+    for _ in 0..3 {
+        let (branch, session) = bank.debit(2).await;
+        drop(session);
+        let evidence = bank.vote_commit(&branch).await;
+        assert_eq!(committed(&bank.postgres, &branch, &evidence).await, Done::Done);
+    }
+    assert_eq!(committed(&bank.postgres, &in_doubt, &evidence).await, Done::Done);
+    assert_eq!((bank.cents(1), bank.cents(2)), (99, 97));
+    bank.assert_clean();
+}
+
 /// All connections for work wait for a lock of a prepared branch whose own connection is gone: its
 /// commit must not wait behind them.
 #[tokio::test]

@@ -167,6 +167,26 @@ async fn d_22_a_failed_statement_never_commits() {
     assert_eq!(bank.cents(1), 100);
 }
 
+/// Only the role that has prepared a branch could finish it.
+#[tokio::test]
+async fn d_11_work_in_another_role_votes_no_instead_of_staying_in_doubt() {
+    let bank = Bank::open();
+    bank.sql(&format!("CREATE ROLE other_{0}; GRANT other_{0} TO {0}", bank.database));
+    for (set, unset, votes) in [
+        ("SET LOCAL ROLE", "", false),
+        ("SET ROLE", "", false),
+        ("SET LOCAL ROLE", "RESET ROLE", true),
+    ] {
+        let (branch, session) = bank.debit(1).await;
+        session.batch_execute(&format!("{set} other_{}; {unset}", bank.database)).await.unwrap();
+        drop(session);
+        let vote = bank.prepare(&branch).await;
+        assert_eq!(matches!(vote, Vote::Commit { .. }), votes, "{set} {unset}: {vote:?}");
+        assert_eq!(bank.postgres.rollback(&branch).await, Ok(Done::Done));
+        bank.assert_clean();
+    }
+}
+
 #[tokio::test]
 async fn a_savepoint_saves_a_branch() {
     let bank = Bank::open();
@@ -238,6 +258,7 @@ async fn handlers_of_a_branch_share_its_block_also_at_the_same_time() {
 #[tokio::test]
 async fn a_rollback_ends_the_statement_of_a_handler_that_still_works() {
     let bank = Bank::open();
+    bank.sql(&format!("ALTER ROLE {} SET track_activities = off", bank.database));
     let (holder, session) = bank.debit(1).await;
     drop(session);
     bank.vote_commit(&holder).await;
@@ -264,5 +285,32 @@ async fn a_rollback_ends_the_statement_of_a_handler_that_still_works() {
     );
     assert_eq!(bank.postgres.rollback(&holder).await, Ok(Done::Done));
     assert_eq!((bank.cents(1), bank.cents(2)), (100, 100));
+    bank.assert_clean();
+}
+
+/// On a connection that went on after the rollback, each statement would commit by itself.
+#[tokio::test]
+async fn work_that_comes_after_its_rollback_changes_nothing() {
+    let bank = Bank::open();
+    let (branch, session) = bank.debit(1).await;
+    assert_eq!(bank.postgres.rollback(&branch).await, Ok(Done::Done));
+    bank.assert_clean();
+    debit(&session, 2).await.unwrap_err();
+    let late = bank.postgres.session(&branch, LONG).await.unwrap_err();
+    assert_eq!(late, PostgresJoinError::Join(JoinError::Undone));
+    drop(session);
+    assert_eq!((bank.cents(1), bank.cents(2)), (100, 100));
+    bank.assert_clean();
+}
+
+/// As the participant's core never lets it come to: it is asked to prepare while somebody works.
+#[tokio::test]
+async fn work_that_is_not_over_is_not_prepared() {
+    let bank = Bank::open();
+    let (branch, session) = bank.debit(1).await;
+    assert!(bank.refusal(&branch).await.contains("not over"));
+    debit(&session, 1).await.unwrap_err();
+    drop(session);
+    assert_eq!(bank.cents(1), 100);
     bank.assert_clean();
 }
