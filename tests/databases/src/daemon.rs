@@ -190,6 +190,14 @@ impl Drop for Daemon {
     }
 }
 
+/// Stops one process of a server where it stands, or lets it go on.
+///
+/// # Errors
+/// The system refuses.
+pub fn freeze(id: u32, frozen: bool) -> anyhow::Result<()> {
+    signal_to(id, if frozen { Signal::STOP } else { Signal::CONT })
+}
+
 /// Removes the folders of test processes that are gone: a server that several tests share is in no
 /// hand when the process ends.
 fn sweep() {
