@@ -2,6 +2,7 @@
 
 use crate::bank::{Bank, branch, committed, debit, gid, resource, rolled_back, shared, soon, told};
 use crate::proxy::{Proxy, When};
+use unanimous_databases::daemon::freeze;
 use unanimous_sdk::postgres::Postgres;
 use unanimous_sdk::{Done, Resource, Vote};
 
@@ -170,4 +171,43 @@ async fn d_04_a_backend_that_is_terminated_after_prepare_is_done_without() {
         assert_eq!((done, bank.cents(1)), (Done::Done, 99));
         bank.assert_clean();
     }
+}
+
+/// A rollback is done when the locks are free, not when somebody was told to free them.
+#[tokio::test]
+async fn a_rollback_waits_for_a_server_process_that_does_not_end() {
+    let bank = Bank::open();
+    let (branch, session) = bank.debit(1).await;
+    let pid = crate::bank::value(&session, "SELECT pg_backend_pid()").await.parse().unwrap();
+    drop(session);
+    freeze(pid, true).unwrap();
+    let why = bank.postgres.rollback(&branch).await.unwrap_err().why;
+    assert!(why.contains("does not end"), "{why}");
+    assert_eq!(bank.open_blocks(), 1);
+    freeze(pid, false).unwrap();
+    assert_eq!(rolled_back(&bank.postgres, &branch).await, Done::Done);
+    bank.assert_clean();
+}
+
+/// The server reads PREPARE TRANSACTION after everybody has given up on it.
+#[tokio::test]
+async fn d_03_a_prepare_that_may_still_arrive_is_not_voted_on() {
+    let bank = Bank::open();
+    let (proxy, postgres) = behind_a_proxy(&bank).await;
+    let branch = branch();
+    postgres.joined(&branch);
+    let session = postgres.session(&branch, crate::bank::LONG).await.unwrap();
+    debit(&session, 1).await.unwrap();
+    let pid = crate::bank::value(&session, "SELECT pg_backend_pid()").await.parse().unwrap();
+    drop(session);
+    freeze(pid, true).unwrap();
+    proxy.cut("; PREPARE TRANSACTION", When::During);
+    let why = postgres.prepare(&branch).await.unwrap_err().why;
+    assert!(why.contains("does not end"), "{why}");
+    freeze(pid, false).unwrap();
+    let vote = told(|| postgres.prepare(&branch)).await;
+    let listed = if matches!(vote, Vote::Commit { .. }) { vec![gid(&branch)] } else { vec![] };
+    assert_eq!((bank.listed(), bank.open_blocks()), (listed, 0), "{vote:?}");
+    assert_eq!(rolled_back(&postgres, &branch).await, Done::Done);
+    bank.assert_clean();
 }

@@ -48,12 +48,12 @@ async fn a_branch_in_doubt_gives_its_connection_up_to_who_waits() {
 #[tokio::test]
 async fn a_commit_does_not_wait_behind_work_that_waits_for_it() {
     let bank = Bank::open_on(shared(), |builder| builder.work_pool_max(2));
-    let (holder, evidence) = bank.prepared(1).await;
-    let another = bank.another();
-    another.recover().await.unwrap();
+    let (holder, another) = (branch(), bank.another());
+    another.joined(&holder);
+    debit(&another.session(&holder, LONG).await.unwrap(), 1).await.unwrap();
+    let vote = another.prepare(&holder).await.unwrap();
+    let Vote::Commit { evidence: Some(evidence) } = vote else { unreachable!("{vote:?}") };
     let mut working = Vec::new();
-    // The holder's connection is one of two.
-    bank.postgres.pool().resize(3);
     for _ in 0..2 {
         let waiting = branch();
         let session = bank.join(&waiting).await;
@@ -67,7 +67,7 @@ async fn a_commit_does_not_wait_behind_work_that_waits_for_it() {
         }
     })
     .await;
-    assert_eq!(committed(&another, &holder, &evidence).await, Done::Done);
+    assert_eq!(committed(&bank.postgres, &holder, &evidence).await, Done::Done);
     for (waiting, work) in working {
         assert_eq!(rolled_back(&bank.postgres, &waiting).await, Done::Done);
         let _ = soon("the work", work).await.unwrap();
