@@ -41,6 +41,7 @@ const TABLE: &[(Operation, &str, Meaning, &str)] = {
         (Prepare, "22012", No, GUARD),
         (Prepare, "22023", No, ""),
         (Prepare, "23", No, ""),
+        (Prepare, "26000", No, "it has taken the guard away (DISCARD, DEALLOCATE ALL)"),
         (Prepare, "25", No, ""),
         (Prepare, "25P02", No, "a statement of its work has failed"),
         (Prepare, "40", No, "try the transaction again"),
@@ -59,6 +60,11 @@ const TABLE: &[(Operation, &str, Meaning, &str)] = {
         (Finish, "55000", Later, ""),
     ]
 };
+
+/// The guard itself has refused: the connection is not as it was, and is of no use to others.
+pub(super) fn spoils(failed: &Failed) -> bool {
+    matches!(failed, Failed::Refused { code, .. } if ["22012", "26000"].contains(&code.as_str()))
+}
 
 /// What it means, and words for a person.
 pub(super) fn meaning(operation: Operation, failed: &Failed) -> (Meaning, String) {
@@ -103,6 +109,7 @@ mod tests {
             ("0A000", Meaning::No, Meaning::Person),
             ("42501", Meaning::No, Meaning::Person),
             ("25001", Meaning::No, Meaning::Later),
+            ("26000", Meaning::No, Meaning::Later),
             ("25P02", Meaning::No, Meaning::Later),
             ("55000", Meaning::No, Meaning::Later),
             ("57014", Meaning::No, Meaning::Later),

@@ -3,7 +3,7 @@
 
 use super::Postgres;
 use super::check;
-use super::errors::{Meaning, Operation, meaning};
+use super::errors::{Meaning, Operation, meaning, spoils};
 use super::evidence::{Proof, Xact, timeline_of};
 use super::server::{ANSWER_MAX, unreadable};
 use super::session::{Backend, Failed, Said};
@@ -220,6 +220,9 @@ impl Postgres {
             }
             Err(failed) => match meaning(Operation::Prepare, &failed) {
                 (Meaning::No, why) => {
+                    if spoils(&failed) {
+                        pinned.retire();
+                    }
                     self.undo(branch, pinned).await?;
                     Ok(no(&why))
                 }

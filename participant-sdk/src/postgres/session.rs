@@ -28,8 +28,6 @@ const SYNC_WAIT: &str = "SyncRepWaitForLSN";
 pub(super) struct Backend {
     pub(super) pid: i32,
     pub(super) started_us: i64,
-    /// The role that the connection has by itself.
-    pub(super) role: u32,
 }
 
 /// Why there is no connection.
@@ -172,8 +170,7 @@ impl Sessions {
         let said = client.simple_query(&statements::introduction()).await?;
         let fields = first_row(&said).and_then(|row| {
             let (pid, started_us) = (row.get(0)?.parse().ok()?, row.get(1)?.parse().ok()?);
-            let (found, role) = (row.get(2)?.parse().ok()?, row.get(3)?.parse().ok()?);
-            Some((found, Backend { pid, started_us, role }))
+            Some((row.get(2)?.parse().ok()?, Backend { pid, started_us }))
         });
         let (found, backend) = fields.ok_or(SessionError::Unreadable)?;
         let before = *self.cluster.get_or_init(|| found);

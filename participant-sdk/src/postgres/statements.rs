@@ -24,25 +24,6 @@ pub(super) fn begin(gid: &str) -> String {
     format!("BEGIN; SET LOCAL unanimous.branch = '{gid}'")
 }
 
-/// Fails unless the block is the branch's own and sound, on the backend that it was begun on: not
-/// failed, not ended by the work's own COMMIT, not moved elsewhere by a pooling proxy. Without it
-/// PREPARE TRANSACTION in a failed block "succeeds", and rolls back.
-///
-/// Its row: the guard, the transaction's id if it has changed anything, the current WAL file's
-/// name. Whether the standbys were waited for is told from here on.
-fn guard(gid: &str, backend: Backend) -> String {
-    let Backend { pid, role, .. } = backend;
-    format!(
-        "SELECT 1/(coalesce(pg_catalog.current_setting('unanimous.branch', true), '') = '{gid}' \
-         AND pg_catalog.pg_backend_pid() = {pid} AND {ROLE} = {role})::int, \
-         pg_catalog.pg_current_xact_id_if_assigned()::text, \
-         pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), {WARN}"
-    )
-}
-
-/// Who acts, as a number: a name would have to be quoted.
-const ROLE: &str = "pg_catalog.quote_ident(current_user)::regrole::oid";
-
 /// A warning that is not sent would be taken for a success.
 const WARN: &str = "pg_catalog.set_config('client_min_messages', CASE \
      pg_catalog.current_setting('client_min_messages') WHEN 'error' THEN 'warning' \
@@ -53,19 +34,34 @@ const SYNCHRONOUS: &str = "pg_catalog.set_config('synchronous_commit', CASE \
      pg_catalog.current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' \
      ELSE 'on' END, true)";
 
-/// The first message of a connection: who the server is. Its row: process, when it was started,
-/// system identifier, role.
+/// The first message of a connection: who the server is, who we are there, and the guard of
+/// [`prepare`], planned once. Its row: process, when it was started, system identifier.
 pub(super) fn introduction() -> String {
     format!(
-        "SELECT a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint, \
-         c.system_identifier, {ROLE}, {WARN} \
+        "PREPARE unanimous_guard(text, int) AS SELECT \
+         1/(coalesce(pg_catalog.current_setting('unanimous.branch', true), '') = $1 \
+         AND pg_catalog.pg_backend_pid() = $2 \
+         AND pg_catalog.current_setting('unanimous.role', true) = current_user)::int, \
+         pg_catalog.pg_current_xact_id_if_assigned()::text, \
+         pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), {WARN}; \
+         SELECT a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint, \
+         c.system_identifier, {WARN}, \
+         pg_catalog.set_config('unanimous.role', current_user, false) \
          FROM pg_catalog.pg_stat_activity a, pg_catalog.pg_control_system() c \
          WHERE a.pid = pg_catalog.pg_backend_pid()"
     )
 }
 
+/// The guard fails unless the block is the branch's own and sound, on the backend that it was begun
+/// on: not failed, not ended by the work's own COMMIT, not moved elsewhere by a pooling proxy; and
+/// not in another role, which alone could finish what it has prepared. Without it PREPARE
+/// TRANSACTION in a failed block "succeeds", and rolls back.
+///
+/// Its row: the guard, the transaction's id if it has changed anything, the current WAL file's
+/// name. Whether the standbys were waited for is told from here on.
 pub(super) fn prepare(gid: &str, backend: Backend) -> String {
-    format!("{}; PREPARE TRANSACTION '{gid}'", guard(gid, backend))
+    let pid = backend.pid;
+    format!("EXECUTE unanimous_guard('{gid}', {pid}); PREPARE TRANSACTION '{gid}'")
 }
 
 pub(super) fn commit_prepared(gid: &str) -> String {
@@ -78,7 +74,7 @@ pub(super) fn rollback_prepared(gid: &str) -> String {
 
 /// Ends exactly this server process, and says whether it was still there.
 pub(super) fn terminate(backend: Backend) -> String {
-    let Backend { pid, started_us, .. } = backend;
+    let Backend { pid, started_us } = backend;
     format!(
         "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity \
          WHERE pid = {pid} AND (extract(epoch FROM backend_start) * 1000000)::bigint = {started_us}"
@@ -179,13 +175,9 @@ mod tests {
 
     #[test]
     fn a_block_is_marked_before_it_reads_anything_and_guarded_in_the_message_that_ends_it() {
-        let backend = Backend { pid: 42, started_us: 1, role: 7 };
+        let backend = Backend { pid: 42, started_us: 1 };
         assert_eq!(begin("g"), "BEGIN; SET LOCAL unanimous.branch = 'g'");
-        let message = prepare("g", backend);
-        assert!(message.starts_with("SELECT 1/(coalesce("), "{message}");
-        assert!(message.contains("= 'g' AND pg_catalog.pg_backend_pid() = 42 AND "), "{message}");
-        assert!(message.contains("::oid = 7)::int"), "{message}");
-        assert!(message.ends_with("; PREPARE TRANSACTION 'g'"), "{message}");
-        assert_eq!(message.matches(';').count(), 1, "{message}");
+        let expected = "EXECUTE unanimous_guard('g', 42); PREPARE TRANSACTION 'g'";
+        assert_eq!(prepare("g", backend), expected);
     }
 }

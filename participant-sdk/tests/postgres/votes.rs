@@ -167,6 +167,24 @@ async fn d_22_a_failed_statement_never_commits() {
     assert_eq!(bank.cents(1), 100);
 }
 
+/// Whoever cleans up behind himself takes the guard away as well: one branch votes no, and the next
+/// one gets another connection.
+#[tokio::test]
+async fn a_connection_without_its_guard_votes_no_once() {
+    let bank = Bank::open_on(crate::bank::shared(), |builder| builder.work_pool_max(1));
+    for sql in ["DISCARD ALL", "DEALLOCATE ALL", "RESET ALL", "SET unanimous.role = 'x'"] {
+        let read = bank.postgres.pool().get().await.unwrap();
+        read.batch_execute(sql).await.unwrap();
+        drop(read);
+        let (branch, session) = bank.debit(1).await;
+        drop(session);
+        bank.refusal(&branch).await;
+        bank.assert_clean();
+        let (branch, _) = bank.prepared(1).await;
+        assert_eq!(bank.postgres.rollback(&branch).await, Ok(Done::Done), "{sql}");
+    }
+}
+
 /// Only the role that has prepared a branch could finish it.
 #[tokio::test]
 async fn d_11_work_in_another_role_votes_no_instead_of_staying_in_doubt() {
