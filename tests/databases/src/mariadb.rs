@@ -27,9 +27,11 @@ impl Mariadb {
     pub fn start(settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let home = Home::new()?;
         let data = format!("--datadir={}", home.path().join("data").display());
+        // A server that starts removes the temporary files of all others in the same folder.
+        let temporary = format!("--tmpdir={}", home.path().display());
         let args = ["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"];
         let args = args.into_iter().chain(["--skip-name-resolve", "--innodb-flush-method=nosync"]);
-        let args = args.chain(["--innodb-log-file-size=8M", &*data]);
+        let args = args.chain(["--innodb-log-file-size=8M", &*data, &*temporary]);
         home.run(&program("mariadb-install-db", SERVER_PACKAGE)?, args)?;
         let settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string()));
         let mut server = Self { daemon: None, home, settings: settings.collect() };
@@ -56,6 +58,7 @@ impl Mariadb {
             ("datadir", data.display().to_string()),
             ("socket", socket.display().to_string()),
             ("pid-file", pid.display().to_string()),
+            ("tmpdir", folder.display().to_string()),
             ("port", port),
             ("bind-address", "127.0.0.1".to_owned()),
             ("skip-name-resolve", "1".to_owned()),
