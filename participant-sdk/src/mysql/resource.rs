@@ -331,10 +331,10 @@ impl Mysql {
     /// Takes the connection from whoever has it. What was under way on it goes on at the server.
     async fn close_line(&self, session: &Session) {
         session.close();
-        if let Some(mut line) = turn(session).await {
-            if let Some(conn) = line.conn.take() {
-                session::discard(conn);
-            }
+        if let Some(mut line) = turn(session).await
+            && let Some(conn) = line.conn.take()
+        {
+            session::discard(conn);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a handler does under a branch.
 
 use super::Mysql;
-use super::errors::{self, Failed};
+use super::errors::{self, Failed, Trouble};
 use super::session::{self, Line, Over, Session};
 use crate::context::Carrier;
 use crate::participant::{Attached, Branch, JoinError};
@@ -173,7 +173,7 @@ impl Mysql {
             let conn = self.take(wait_until).await?;
             session.pin(conn.id()).map_err(|Over| undone())?;
             line.conn = Some(conn);
-            self.begin_on(&session, &mut line, branch).await?;
+            self.begin_on(&session, &mut line, branch, wait_until).await?;
         }
         Ok((session, line))
     }
@@ -192,10 +192,13 @@ impl Mysql {
         session: &Session,
         line: &mut Line,
         branch: &Branch,
+        wait_until: Instant,
     ) -> Result<(), MysqlJoinError> {
         let Some(conn) = &mut line.conn else { return Err(MysqlJoinError::BrokenOff) };
         line.in_statement = true;
-        match session::begin(conn, branch.id()).await {
+        let late = || Trouble::Broken("the server does not answer".to_owned());
+        let begun = timeout_at(wait_until, session::begin(conn, branch.id())).await;
+        match begun.unwrap_or_else(|_| Err(late())) {
             Ok(()) => {
                 line.in_statement = false;
                 Ok(())
@@ -203,7 +206,7 @@ impl Mysql {
             Err(trouble) => {
                 let words = session::words(&trouble);
                 session.fail(&*words);
-                if matches!(trouble, errors::Trouble::Refused(_)) {
+                if matches!(trouble, Trouble::Refused(_)) {
                     // It has not begun: nothing of the branch is on this connection.
                     line.in_statement = false;
                     session.unpin();
