@@ -128,7 +128,8 @@ impl Mysql {
     }
 
     /// The work pool, for what belongs to no transaction. Branches take their connections from it
-    /// as well, and keep them until they end.
+    /// as well, and keep them until they end; one that has been in doubt for more than a second
+    /// gives its connection up to work that waits.
     #[must_use]
     pub fn pool(&self) -> &Pool {
         &self.inner.work
@@ -144,8 +145,8 @@ impl fmt::Debug for Mysql {
 }
 
 impl MysqlBuilder {
-    /// At most this many connections for work: that many branches at a time, prepared ones
-    /// included. 16 by itself; at least one.
+    /// At most this many connections for work: as many branches can be worked on at the same time.
+    /// 16 by itself; at least one. Four more finish branches.
     pub fn work_pool_max(mut self, max: usize) -> Self {
         self.work_pool_max = max.max(1);
         self
@@ -185,7 +186,10 @@ impl MysqlBuilder {
         let mark = format!("DO GET_LOCK({}, 0)", outside::lock_of(&token, "CONNECTION_ID()"));
         let setup = self.opts.setup().iter().cloned().chain([mark]).collect();
         let work = opts.clone().setup(setup).pool_opts(pool_opts(self.work_pool_max, true));
-        let finishing = opts.pool_opts(pool_opts(FINISHING_MAX, false));
+        // The driver runs them from the last to the first: ours have the last word.
+        let plain = outside::PLAIN.map(str::to_owned);
+        let setup = plain.into_iter().chain(self.opts.setup().iter().cloned()).collect();
+        let finishing = opts.setup(setup).pool_opts(pool_opts(FINISHING_MAX, false));
         let inner = Inner {
             work: Pool::new(work),
             finishing: Pool::new(finishing),

@@ -66,7 +66,7 @@ impl Resource for Mysql {
 
     async fn prepare(&self, branch: &BranchId) -> Result<Vote, Retry> {
         let server = self.server().await?;
-        let Some(Held { stage, session }) = self.inner.table.held(branch) else {
+        let Some(Held { stage, session, .. }) = self.inner.table.held(branch) else {
             let mut conn = self.outside().await?;
             return match self.lists(&mut conn, branch).await? {
                 true => Ok(commit_vote(server)),
@@ -87,7 +87,7 @@ impl Resource for Mysql {
 
     async fn commit_one_phase(&self, branch: &BranchId) -> Result<Done, Retry> {
         let server = self.server().await?;
-        let Some(Held { stage, session }) = self.inner.table.held(branch) else {
+        let Some(Held { stage, session, .. }) = self.inner.table.held(branch) else {
             return self.recall(branch).await;
         };
         let voted = match stage {
@@ -117,7 +117,7 @@ impl Resource for Mysql {
     }
 
     async fn rollback(&self, branch: &BranchId) -> Result<Done, Retry> {
-        if let Some(Held { stage, session }) = self.inner.table.held(branch)
+        if let Some(Held { stage, session, .. }) = self.inner.table.held(branch)
             && stage != Stage::Prepared
         {
             let left = self.undo(branch, &session).await?;

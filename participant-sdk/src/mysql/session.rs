@@ -15,6 +15,10 @@ const SAVEPOINT: &str = "unanimous_branch";
 /// the server writes into temporary tables of its own is counted elsewhere, or counts as a change.
 const COUNTERS: &str = "SHOW SESSION STATUS WHERE Variable_name IN \
                         ('Handler_write', 'Handler_update', 'Handler_delete')";
+/// How long the server keeps the session of a prepared branch from which it hears nothing, in
+/// seconds. The branch stays: but while its session lives, MariaDB lets nobody else finish it, and a
+/// machine that is gone says no goodbye.
+const IN_DOUBT_S_MAX: u32 = 30;
 /// "Some non-transactional changed tables couldn't be rolled back".
 const NOT_UNDONE: u16 = 1196;
 
@@ -132,7 +136,8 @@ pub(super) async fn prepare(
 ) -> Result<(), Trouble> {
     let xid = Xid(branch);
     let last = format!("XA END {xid}; XA PREPARE {xid}");
-    send(conn, &format!("RELEASE SAVEPOINT {SAVEPOINT}; {marker}; {last}")).await
+    let first = format!("SET SESSION wait_timeout = {IN_DOUBT_S_MAX}");
+    send(conn, &format!("{first}; RELEASE SAVEPOINT {SAVEPOINT}; {marker}; {last}")).await
 }
 
 /// Writes the marker and commits: one message, durable when it is answered.

@@ -1,12 +1,18 @@
 //! The branches that this process has something of, and where each of them is.
 
 use super::session::Session;
+use mysql_async::Conn;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
 use unanimous_core::BranchId;
 
 /// Read branches that are remembered after they were ended in one phase.
 const READ_MAX: usize = 10_000;
+
+/// How long a branch may be in doubt before it gives its connection up to work that waits.
+const IN_DOUBT_MIN: Duration = Duration::from_secs(1);
 
 /// Where a branch is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +31,7 @@ pub(super) enum Stage {
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) stage: Stage,
+    since: Instant,
     pub(super) session: Arc<Session>,
 }
 
@@ -52,7 +59,8 @@ impl Table {
     }
 
     pub(super) fn note(&self, branch: &BranchId) {
-        let held = || Held { stage: Stage::Working, session: Arc::default() };
+        let held =
+            || Held { stage: Stage::Working, since: Instant::now(), session: Arc::default() };
         self.branches().entry(*branch).or_insert_with(held);
     }
 
@@ -69,7 +77,17 @@ impl Table {
     pub(super) fn enter(&self, branch: &BranchId, stage: Stage) {
         if let Some(held) = self.branches().get_mut(branch) {
             held.stage = stage;
+            held.since = Instant::now();
         }
+    }
+
+    /// Takes the connection of a branch that has been in doubt for a while.
+    pub(super) fn take_of_doubtful(&self) -> Option<Conn> {
+        let branches = self.branches();
+        let doubtful =
+            |held: &&Held| held.stage == Stage::Prepared && held.since.elapsed() >= IN_DOUBT_MIN;
+        let lines = branches.values().filter(doubtful).map(|held| held.session.line.try_lock());
+        lines.flatten().find_map(|mut line| line.conn.take())
     }
 
     pub(super) fn remove(&self, branch: &BranchId) {

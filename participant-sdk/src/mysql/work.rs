@@ -8,6 +8,7 @@ use crate::participant::{Attached, Branch, JoinError};
 use mysql_async::prelude::{AsQuery, FromRow, Queryable, StatementLike};
 use mysql_async::{Conn, Params};
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
@@ -17,6 +18,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 /// A call's time when it has none of its own.
 const LONG: Duration = Duration::from_secs(24 * 3_600);
+/// How often work that waits for a connection looks for one that could be given up.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Why work did not join a transaction. Becomes a [`Status`] with `?`. The branch votes rollback,
 /// if it was enlisted already.
@@ -180,11 +183,21 @@ impl Mysql {
 
     async fn take(&self, wait_until: Instant) -> Result<Conn, MysqlJoinError> {
         let begun = Instant::now();
-        let got = timeout_at(wait_until, self.inner.work.get_conn()).await.map_err(|_| {
-            let waited_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-            MysqlJoinError::PoolExhausted { waited_ms }
-        })?;
-        got.map_err(|error| MysqlJoinError::Database(error.to_string()))
+        let mut getting = pin!(self.inner.work.get_conn());
+        loop {
+            let look_at = wait_until.min(Instant::now() + LOOK_EVERY);
+            if let Ok(got) = timeout_at(look_at, &mut getting).await {
+                return got.map_err(|error| MysqlJoinError::Database(error.to_string()));
+            }
+            if Instant::now() >= wait_until {
+                let waited_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                return Err(MysqlJoinError::PoolExhausted { waited_ms });
+            }
+            // Its branch is finished from outside.
+            if let Some(conn) = self.inner.table.take_of_doubtful() {
+                session::discard(conn);
+            }
+        }
     }
 
     async fn begin_on(

@@ -103,3 +103,33 @@ async fn markers_go_while_transactions_come() {
     })
     .await;
 }
+
+/// What a server's defaults, or the user's own setup, may make of a look for a marker.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_for_a_marker_sees_what_is_there_now_whatever_sessions_are_set_to() {
+    let url = crate::stage::server().url(&crate::stage::database(crate::stage::server()));
+    let opts = mysql_async::Opts::from_url(&url).unwrap();
+    let odd =
+        "SET SESSION autocommit = 0, SESSION completion_type = 1, SESSION sql_select_limit = 1";
+    let builder = mysql_async::OptsBuilder::from_opts(opts).setup(vec![odd]);
+    let stage = Stage::at(&url, |_| unanimous_sdk::mysql::Mysql::builder(builder)).await;
+    for _ in 0..3 {
+        // Looked for, and not there, on every one of our own connections.
+        let (worked, evidence) = stage.prepared().await;
+        let nobodys = sibling(&worked.id);
+        for _ in 0..4 {
+            let told = stage.mysql.commit(&nobodys, Some(&evidence)).await;
+            assert_eq!(told, Ok(ROLLED_BACK));
+        }
+        assert_eq!(stage.mysql.commit(&worked.id, Some(&evidence)).await, Ok(Done::Done));
+        assert_eq!(stage.mysql.commit(&worked.id, Some(&evidence)).await, Ok(Done::Done));
+        stage.mysql.ended(&up_to(&worked.id, &[]));
+        until("no marker", async || markers(&stage).await == 0).await;
+    }
+}
+
+/// Another branch of the same transaction.
+fn sibling(id: &BranchId) -> BranchId {
+    let owner = id.bqual.owner();
+    BranchId { gtrid: id.gtrid, bqual: unanimous_core::Bqual::new(1, 1, owner) }
+}

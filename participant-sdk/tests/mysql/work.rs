@@ -1,6 +1,6 @@
 //! Handlers: what they do, what fails, and who waits for whom.
 
-use crate::stage::{DEBIT, Stage, soon, until, xid};
+use crate::stage::{DEBIT, ROLLED_BACK, Stage, soon, until, xid};
 use mysql_async::prelude::Queryable;
 use std::time::Duration;
 use tonic_types::StatusExt;
@@ -226,6 +226,26 @@ async fn a_pool_without_a_free_connection_is_told_apart_and_holds_up_no_one_who_
     work.end();
     soon("a commit", tx.commit()).await.unwrap();
     assert_eq!(stage.cents().await, 800);
+}
+
+/// The coordinator is away: branches in doubt do not stop other work.
+#[tokio::test(flavor = "multi_thread")]
+async fn branches_in_doubt_give_their_connections_up_to_work_that_waits() {
+    let stage = Stage::on(crate::stage::server(), |builder| builder.work_pool_max(2)).await;
+    let (first, first_evidence) = stage.prepared().await;
+    let second = stage.worked("UPDATE account SET cents = 7 WHERE id = 2").await;
+    let second_evidence = stage.votes_commit(&second.id).await;
+    for account in [3, 4] {
+        let worked = stage.worked(&format!("INSERT INTO account VALUES ({account}, 0)")).await;
+        soon("a commit", worked.tx.commit()).await.unwrap();
+    }
+    let (first_told, second_told) = tokio::join!(
+        stage.mysql.commit(&first.id, Some(&first_evidence)),
+        stage.mysql.rollback(&second.id)
+    );
+    assert_eq!((first_told, second_told), (Ok(Done::Done), Ok(Done::Done)));
+    assert_eq!(stage.mysql.commit(&second.id, Some(&second_evidence)).await, Ok(ROLLED_BACK));
+    assert_eq!(stage.cents().await, 900);
 }
 
 /// Row locks of a prepared branch, all work connections waiting for them: its commit must pass,
