@@ -11,7 +11,8 @@
 //! ```
 //! ```no_run
 //! use tonic::{Request, Response, Status};
-//! use unanimous_sdk::{Attached, Participant, postgres::Postgres};
+//! use unanimous_sdk::postgres::{Postgres, status};
+//! use unanimous_sdk::{Attached, Participant};
 //!
 //! struct Bank(Attached<Postgres>);
 //!
@@ -20,8 +21,7 @@
 //!         let work = self.0.join(&call).await?; // dropped before its end, it votes rollback
 //!         let (account, cents) = call.into_inner();
 //!         let sql = "UPDATE account SET cents = cents - $1 WHERE id = $2 AND cents >= $1";
-//!         let debited = work.execute(sql, &[&cents, &account]).await;
-//!         if debited.map_err(|error| Status::unavailable(error.to_string()))? == 0 {
+//!         if work.execute(sql, &[&cents, &account]).await.map_err(status)? == 0 {
 //!             return Err(Status::failed_precondition("not enough"));
 //!         }
 //!         work.end();
@@ -50,12 +50,14 @@ mod resource;
 mod server;
 mod session;
 mod statements;
+mod status;
 mod table;
 mod work;
 
 pub use builder::PostgresBuilder;
 pub use check::ListedBranch;
 pub use session::{Session, SessionError, Sessions};
+pub use status::status;
 pub use tokio_postgres;
 pub use work::{BranchSession, PostgresJoinError, PostgresWork};
 

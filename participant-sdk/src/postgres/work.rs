@@ -49,7 +49,7 @@ impl PostgresJoinError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Join(error) => error.reason(),
-            Self::Exhausted { .. } => "CONNECTIONS_EXHAUSTED",
+            Self::Exhausted { .. } => "POOL_EXHAUSTED",
             Self::Unavailable(_) => "DATABASE_UNAVAILABLE",
         }
     }
@@ -238,7 +238,7 @@ mod tests {
     fn a_join_error_becomes_a_status_that_names_its_reason() {
         let exhausted = PostgresJoinError::Exhausted { connections_max: 2, waited_ms: 50 };
         for (error, code, reason) in [
-            (exhausted, Code::ResourceExhausted, "CONNECTIONS_EXHAUSTED"),
+            (exhausted, Code::ResourceExhausted, "POOL_EXHAUSTED"),
             (
                 PostgresJoinError::Unavailable("down".to_owned()),
                 Code::Unavailable,

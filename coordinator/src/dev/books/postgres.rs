@@ -2,11 +2,10 @@
 
 use super::{ACCOUNTS, Broken, Database, OPENING_CENTS};
 use crate::dev::wire::MoveRequest;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
-use unanimous_sdk::postgres::Postgres;
+use unanimous_sdk::postgres::{Postgres, status};
 use unanimous_sdk::{Attached, ParticipantBuilder, Resource};
 
 /// A transfer that waits longer for another one gives up.
@@ -73,20 +72,6 @@ impl Books {
         let sum: i64 = session.query_one(&self.sum, &[]).await.map_err(status)?.get(0);
         Ok((sum, prepared.len(), prepared.len()))
     }
-}
-
-fn status(error: tokio_postgres::Error) -> Status {
-    match error.code() {
-        Some(code) if *code == SqlState::CHECK_VIOLATION => {
-            Status::failed_precondition("the account does not hold as much")
-        }
-        Some(_) => Status::aborted(words(&error)),
-        None => Status::unavailable(words(&error)),
-    }
-}
-
-fn words(error: &tokio_postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn sum(at: &Database) -> String {
