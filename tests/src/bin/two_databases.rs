@@ -7,6 +7,7 @@
 
 use anyhow::Context as _;
 use clap::Parser;
+use rand::RngExt;
 use std::future::Future;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use unanimous_tests::real::latency::median;
 use unanimous_tests::real::{Coordinator, Report};
 
 const CONNECTED_MAX: Duration = Duration::from_secs(30);
-/// Each client has a row of its own: what is measured is not waiting for locks.
+/// So many that two transactions hardly meet: what is measured is not waiting for locks.
+const ACCOUNTS: i64 = 100_000;
 const UPDATE: &str = "UPDATE account SET cents = cents + 1 WHERE id = $1";
 
 #[derive(Parser)]
@@ -52,7 +54,7 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     let urls = [server.new_database()?, server.new_database()?].map(|name| server.url(&name));
     let mut bare = Vec::new();
     for url in &urls {
-        make_accounts(url, clients_max).await?;
+        make_accounts(url).await?;
     }
     for client in 0..clients_max {
         bare.push(Arc::new(Bare::connect(&urls, client).await?));
@@ -74,9 +76,9 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
             });
             let rate_bare = rate_bare.await?;
             let ours = Arc::clone(&ours);
-            let rate_ours = rate(turn, clients, move |client| {
+            let rate_ours = rate(turn, clients, move |_| {
                 let ours = Arc::clone(&ours);
-                async move { ours.transact(client).await }
+                async move { ours.transact().await }
             });
             let rate_ours = rate_ours.await?;
             if round > 0 {
@@ -96,14 +98,18 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     coordinator.stop()
 }
 
-async fn make_accounts(url: &str, accounts: usize) -> anyhow::Result<()> {
+async fn make_accounts(url: &str) -> anyhow::Result<()> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);
     let sql = format!(
         "CREATE TABLE account (id bigint PRIMARY KEY, cents bigint NOT NULL);
-         INSERT INTO account SELECT id, 0 FROM generate_series(0, {accounts}) AS id"
+         INSERT INTO account SELECT id, 0 FROM generate_series(1, {ACCOUNTS}) AS id"
     );
     Ok(client.batch_execute(&sql).await?)
+}
+
+fn draw() -> i64 {
+    rand::rng().random_range(1..=ACCOUNTS)
 }
 
 /// Transactions a second of so many clients at the same time.
@@ -157,11 +163,12 @@ impl Bare {
 
     async fn transact(&self) -> anyhow::Result<()> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let account = draw();
         let gid = format!("bare.{}.{number}", self.client);
         let prepared = self.both(async |at| {
             let (client, update) = &self.sides[at];
             client.batch_execute("BEGIN").await?;
-            client.execute(update, &[&self.client]).await?;
+            client.execute(update, &[&account]).await?;
             client.batch_execute(&format!("PREPARE TRANSACTION '{gid}.{at}'")).await
         });
         prepared.await?;
@@ -209,14 +216,14 @@ impl Ours {
         Ok(Self { client, sides, participants })
     }
 
-    async fn transact(&self, client: usize) -> anyhow::Result<()> {
-        let client = i64::try_from(client)?;
+    async fn transact(&self) -> anyhow::Result<()> {
+        let account = draw();
         let tx = self.client.begin("transfer").await?;
         let context = tx.context();
         let work = async |at: usize| {
             let work = self.sides[at].join(&context).await?;
             let update = work.prepare_cached(UPDATE).await?;
-            work.execute(&update, &[&client]).await?;
+            work.execute(&update, &[&account]).await?;
             work.end();
             anyhow::Ok(())
         };
