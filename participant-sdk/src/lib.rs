@@ -56,9 +56,9 @@
 //! transactions), then [`client`] and [`transaction`] (beginning and ending them), [`context`] and
 //! [`layer`] (how calls carry a transaction).
 //!
-//! Features: `postgres` (branches of a PostgreSQL database), `embedded-resource` (a complete durable
-//! resource: `embedded`), `axum` ([`Context`] as an extractor), `in-process` (a coordinator inside of
-//! a test: `InProcess`).
+//! Features: `postgres` (branches of a PostgreSQL database), `embedded-resource` (a complete
+//! durable resource: `embedded`), `axum` ([`Context`] as an extractor), `in-process` (a coordinator
+//! inside of a test: `InProcess`).
 //!
 //! What this crate is *not*: the protocol of a branch is `unanimous_core::participant`, run here by
 //! one task; no decision is ever made here. It prints nothing and reads no configuration.

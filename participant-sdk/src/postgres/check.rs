@@ -8,7 +8,7 @@ use crate::database::judge;
 use crate::finding::{Finding, Severity};
 use crate::resource::{Retry, Unfit};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use unanimous_core::BranchId;
 
 /// `pg_xact_status` and its neighbours speak of 64-bit ids from here on.
@@ -116,21 +116,21 @@ impl Postgres {
 /// The check at the start: a server that cannot be reached is waited for.
 pub(super) async fn check(postgres: &Postgres) -> Result<(), Unfit> {
     let ends_at = Instant::now() + REACH_MAX;
-    loop {
-        match postgres.findings().await {
-            Ok(findings) => return judge(findings, postgres.accepts_unsafe),
-            Err(Retry { why }) if Instant::now() > ends_at => {
-                return Err(Unfit {
-                    what: format!("the database cannot be used: {why}"),
-                    why: "no branch could be worked on, and none in doubt be finished".to_owned(),
-                    next: "start the server, or mend the address, the role or pg_hba.conf"
-                        .to_owned(),
-                });
-            }
-            Err(Retry { why }) => tracing::debug!(why, "the database cannot be used yet"),
+    let mut words = "it does not answer".to_owned();
+    while Instant::now() < ends_at {
+        match timeout_at(ends_at, postgres.findings()).await {
+            Ok(Ok(findings)) => return judge(findings, postgres.accepts_unsafe),
+            Ok(Err(Retry { why })) => words = why,
+            Err(_) => break,
         }
+        tracing::debug!(words, "the database cannot be used yet");
         sleep(REACH_EVERY).await;
     }
+    Err(Unfit {
+        what: format!("the database cannot be used: {words}"),
+        why: "no branch could be worked on, and none in doubt be finished".to_owned(),
+        next: "start the server, or mend the address, the role or pg_hba.conf".to_owned(),
+    })
 }
 
 fn too_old(version: &str) -> Finding {

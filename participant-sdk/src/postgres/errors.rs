@@ -66,6 +66,11 @@ pub(super) fn spoils(failed: &Failed) -> bool {
     matches!(failed, Failed::Refused { code, .. } if ["22012", "26000"].contains(&code.as_str()))
 }
 
+/// The server has no room for another prepared transaction: it will be the same for the next one.
+pub(super) fn exhausts(failed: &Failed) -> bool {
+    matches!(failed, Failed::Refused { code, .. } if code == "53200")
+}
+
 /// What it means, and words for a person.
 pub(super) fn meaning(operation: Operation, failed: &Failed) -> (Meaning, String) {
     let Failed::Refused { code, words } = failed else {

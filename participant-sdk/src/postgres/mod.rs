@@ -39,8 +39,8 @@
 //! # }
 //! ```
 //! Files: `work` (what a handler has), `resource` (the calls), `table` (how far each branch is),
-//! `server` (what is asked beside the branches), `session` (a connection), `check` (settings). Pure:
-//! `statements` (every word that is sent), `errors` (what a refusal means), `evidence`.
+//! `server` (what is asked beside the branches), `session` (a connection), `check` (settings).
+//! Pure: `statements` (every word that is sent), `errors` (what a refusal means), `evidence`.
 
 mod builder;
 mod check;
@@ -82,8 +82,9 @@ use tokio_postgres::Config;
 ///   than a second gives it up to whoever waits), and four for finishing;
 /// - connections to the server itself: a proxy that shares them among transactions is refused.
 ///
-/// Settings that work makes with SET stay with the connection, as in any pool: SET LOCAL does not. A
-/// branch whose work ends in another role (SET ROLE) votes rollback: only that role could finish it.
+/// Settings that work makes with SET stay with the connection, as in any pool: SET LOCAL does not.
+/// A branch whose work ends in another role (SET ROLE) votes rollback: only that role could finish
+/// it.
 ///
 /// Temporary tables, LISTEN and NOTIFY, WITH HOLD cursors and exported snapshots cannot be
 /// prepared: such a branch votes rollback.

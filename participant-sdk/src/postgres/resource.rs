@@ -3,7 +3,7 @@
 
 use super::Postgres;
 use super::check;
-use super::errors::{Meaning, Operation, meaning, spoils};
+use super::errors::{Meaning, Operation, exhausts, meaning, spoils};
 use super::evidence::{Proof, Xact, timeline_of};
 use super::server::{ANSWER_MAX, unreadable};
 use super::session::{Backend, Failed, Said};
@@ -222,6 +222,9 @@ impl Postgres {
                 (Meaning::No, why) => {
                     if spoils(&failed) {
                         pinned.retire();
+                    }
+                    if exhausts(&failed) {
+                        tracing::warn!("a branch votes rollback: {why}");
                     }
                     self.undo(branch, pinned).await?;
                     Ok(no(&why))

@@ -34,6 +34,13 @@ const SYNCHRONOUS: &str = "pg_catalog.set_config('synchronous_commit', CASE \
      pg_catalog.current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' \
      ELSE 'on' END, true)";
 
+/// A block whose client's machine is gone keeps its locks until the server notices: half a minute
+/// instead of two hours.
+const PATIENCE: &str = "pg_catalog.set_config('tcp_keepalives_idle', '15', false), \
+     pg_catalog.set_config('tcp_keepalives_interval', '5', false), \
+     pg_catalog.set_config('tcp_keepalives_count', '3', false), \
+     pg_catalog.set_config('tcp_user_timeout', '30000', false)";
+
 /// The first message of a connection: who the server is, who we are there, and the guard of
 /// [`prepare`], planned once. Its row: process, when it was started, system identifier.
 pub(super) fn introduction() -> String {
@@ -46,7 +53,7 @@ pub(super) fn introduction() -> String {
          pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), {WARN}; \
          SELECT a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint, \
          c.system_identifier, {WARN}, \
-         pg_catalog.set_config('unanimous.role', current_user, false) \
+         pg_catalog.set_config('unanimous.role', current_user, false), {PATIENCE} \
          FROM pg_catalog.pg_stat_activity a, pg_catalog.pg_control_system() c \
          WHERE a.pid = pg_catalog.pg_backend_pid()"
     )
