@@ -62,7 +62,8 @@ impl<'a> Bank<'a> {
         let url = server.url_as(&database, &database);
         let bank = Self { server, postgres: resource(&url, set), database };
         bank.sql(&format!(
-            "CREATE ROLE {0} LOGIN; CREATE TABLE account (id int PRIMARY KEY, cents bigint NOT NULL); \
+            "CREATE ROLE {0} LOGIN; \
+             CREATE TABLE account (id int PRIMARY KEY, cents bigint NOT NULL); \
              INSERT INTO account VALUES (1, 100), (2, 100); ALTER TABLE account OWNER TO {0}",
             bank.database
         ));

@@ -13,6 +13,35 @@ async fn a_good_server_is_fit_for_an_ordinary_role() {
     assert_eq!(bank.postgres.findings().await, Ok(vec![]));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_server_that_cannot_be_reached_is_waited_for_and_then_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let nobody = resource(&format!("postgres://bank@127.0.0.1:{port}/bank"), |builder| builder);
+    let begun = tokio::time::Instant::now();
+    let unfit = nobody.check().await.unwrap_err();
+    assert!(unfit.what.contains("cannot be used"), "{unfit}");
+    let waited = begun.elapsed();
+    let expected = std::time::Duration::from_secs(20)..std::time::Duration::from_secs(25);
+    assert!(expected.contains(&waited), "{waited:?}, of the 30 s that a check has");
+}
+
+/// A block whose client's machine is gone must not keep its locks for hours.
+#[tokio::test]
+async fn the_server_looks_after_silent_connections() {
+    let bank = Bank::open();
+    let read = bank.postgres.pool().get().await.unwrap();
+    for (setting, expected) in [
+        ("tcp_keepalives_idle", "15"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+        ("tcp_user_timeout", "30000"),
+    ] {
+        assert_eq!(crate::bank::value(&read, &format!("SHOW {setting}")).await, expected);
+    }
+}
+
 #[tokio::test]
 async fn d_30_unsafe_settings_are_refused_unless_they_are_accepted_and_then_still_shown() {
     let unsafe_settings =

@@ -211,3 +211,54 @@ async fn d_03_a_prepare_that_may_still_arrive_is_not_voted_on() {
     assert_eq!(rolled_back(&postgres, &branch).await, Done::Done);
     bank.assert_clean();
 }
+
+/// As when the participant is stopped, or the call panics.
+#[tokio::test]
+async fn calls_that_are_broken_off_are_looked_into_by_the_next_one() {
+    for prepares in [true, false] {
+        let bank = Bank::open();
+        let (branch, session) = bank.debit(1).await;
+        let pid = crate::bank::value(&session, "SELECT pg_backend_pid()").await.parse().unwrap();
+        drop(session);
+        let evidence = if prepares { None } else { Some(bank.vote_commit(&branch).await) };
+        freeze(pid, true).unwrap();
+        let broken_off = async {
+            match &evidence {
+                None => drop(bank.postgres.prepare(&branch).await),
+                Some(evidence) => drop(bank.postgres.commit(&branch, Some(evidence)).await),
+            }
+        };
+        let a_moment = std::time::Duration::from_millis(100);
+        tokio::time::timeout(a_moment, broken_off).await.unwrap_err();
+        freeze(pid, false).unwrap();
+        match evidence {
+            None => {
+                let vote = told(|| bank.postgres.prepare(&branch)).await;
+                let no = matches!(vote, Vote::Rollback { .. });
+                assert_eq!(bank.listed().is_empty(), no, "{vote:?}");
+                assert_eq!(rolled_back(&bank.postgres, &branch).await, Done::Done);
+                assert_eq!(bank.cents(1), 100);
+            }
+            Some(evidence) => {
+                let done = committed(&bank.postgres, &branch, &evidence).await;
+                assert_eq!((done, bank.cents(1)), (Done::Done, 99));
+            }
+        }
+        bank.assert_clean();
+    }
+}
+
+/// A handler whose caller is gone, in the middle of a statement.
+#[tokio::test]
+async fn d_24_work_that_is_broken_off_in_a_statement_is_undone_at_once() {
+    let bank = Bank::open();
+    let (branch, session) = bank.debit(1).await;
+    let a_moment = std::time::Duration::from_millis(100);
+    let sleeping = session.batch_execute("SELECT pg_sleep(600)");
+    tokio::time::timeout(a_moment, sleeping).await.unwrap_err();
+    drop(session);
+    assert_eq!(soon("the end", bank.postgres.rollback(&branch)).await, Ok(Done::Done));
+    assert_eq!(bank.cents(1), 100);
+    bank.assert_clean();
+    bank.prepared(1).await;
+}
