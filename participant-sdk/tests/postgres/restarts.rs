@@ -55,7 +55,7 @@ async fn d_05_killed_in_the_middle_of_a_statement() {
     let server = Arc::new(Server::start(&[]).unwrap());
     let bank = Bank::open_on(&server, |builder| builder);
     let mut cents = 100;
-    for round in 0..9 {
+    for round in 0..15 {
         let restarting = || {
             let server = Arc::clone(&server);
             tokio::task::spawn_blocking(move || server.restart().unwrap())

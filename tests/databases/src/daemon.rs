@@ -167,7 +167,7 @@ impl Daemon {
         self.child.kill()?;
         self.child.wait()?;
         wait_until("the end of the server's processes", PATIENCE, || {
-            Ok(children.iter().all(|id| !Path::new(&format!("/proc/{id}")).exists()))
+            Ok(children.iter().all(|id| has_ended(*id)))
         })
     }
 
@@ -218,15 +218,25 @@ fn signal_to(id: u32, signal: Signal) -> anyhow::Result<()> {
     Ok(kill_process(id.context("a process id")?, signal)?)
 }
 
+/// Gone, or dead and not yet buried by whoever has inherited it.
+fn has_ended(id: u32) -> bool {
+    matches!(status(id).first().map(String::as_str), None | Some("Z"))
+}
+
+/// State and parent, first of all.
+fn status(id: u32) -> Vec<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    // After the command, which may hold anything, in brackets.
+    let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+    after.split_whitespace().map(str::to_owned).collect()
+}
+
 fn children(parent: u32) -> anyhow::Result<Vec<u32>> {
     let mut children = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let name = entry?.file_name();
         let Some(id) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        // After the command, which may hold anything, in brackets: state and parent.
-        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-        if after.split_whitespace().nth(1) == Some(&parent.to_string()) {
+        if status(id).get(1) == Some(&parent.to_string()) {
             children.push(id);
         }
     }

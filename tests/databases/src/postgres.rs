@@ -79,6 +79,8 @@ impl Postgres {
             // In its own folder, so that a kill leaves nothing behind.
             ("dynamic_shared_memory_type", "mmap"),
             ("shared_buffers", "16MB"),
+            // Recovery would open and sync each of a thousand files.
+            ("recovery_init_sync_method", "syncfs"),
         ];
         let settings = locked(&self.settings).clone();
         let settings = settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
