@@ -100,12 +100,8 @@ impl Resource for Postgres {
         let gid = statements::gid(branch);
         match self.finish(branch, &statements::commit_prepared(&gid)).await {
             Ok(said) => {
-                replicated &= !said.unreplicated;
-                if let (false, Some(Stage::Prepared(held))) = (replicated, self.stage(branch)) {
-                    let held = Held { replicated, ..held };
-                    self.table().set(branch, Stage::Prepared(held));
-                }
-                if !replicated {
+                // Not done, the next call finds no branch, and proves as much before it says so.
+                if !replicated || said.unreplicated {
                     self.server.replicate().await?;
                 }
                 self.table().end(branch);
@@ -256,16 +252,15 @@ impl Postgres {
 
     /// The vote of a prepared branch. One that has only read is finished at once.
     async fn vote(&self, branch: &BranchId) -> Result<Vote, Retry> {
-        let Some(Stage::Prepared(held)) = self.stage(branch) else {
+        let Some(Stage::Prepared(Held { xact, replicated, .. })) = self.stage(branch) else {
             return Err(Retry::because("it is not prepared"));
         };
-        let Some(xact) = held.xact else {
-            drop(held);
+        let Some(xact) = xact else {
             return self.finish_reader(branch).await;
         };
-        if !held.replicated {
+        if !replicated {
             self.server.replicate().await?;
-            self.table().set(branch, Stage::Prepared(Held { replicated: true, ..held }));
+            self.table().replicated(branch);
         }
         Ok(Vote::Commit { evidence: Some(xact.evidence()) })
     }

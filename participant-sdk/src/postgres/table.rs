@@ -158,6 +158,13 @@ impl Table {
         }
     }
 
+    /// Every synchronous standby has the prepared branch.
+    pub(super) fn replicated(&mut self, branch: &BranchId) {
+        if let Some(Stage::Prepared(held)) = self.stages.get_mut(branch) {
+            held.replicated = true;
+        }
+    }
+
     /// Takes the connections of branches that have been in doubt for so long: after PREPARE
     /// TRANSACTION they hold nothing.
     pub(super) fn unpin(&mut self, age: Duration) -> Vec<Arc<Pinned>> {
