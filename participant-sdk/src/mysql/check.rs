@@ -135,7 +135,8 @@ impl Mysql {
         };
         let tried = async {
             self.meet(conn).await?;
-            within(conn.query_drop(self.inner.markers.try_out())).await?;
+            let tries = self.inner.markers.try_out(&rand::random());
+            within(conn.query_drop(tries)).await?;
             Ok::<_, Trouble>(conn.affected_rows())
         };
         match tried.await {

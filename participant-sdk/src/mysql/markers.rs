@@ -56,13 +56,13 @@ impl Markers {
         format!("INSERT INTO {} (gtrid, bqual) VALUES (X'{naming}', X'{name}')", self.table)
     }
 
-    /// Writes a row and undoes it. Rows that are deleted in the end were not undone.
-    pub(super) fn try_out(&self) -> String {
-        let (table, naming) = (&self.table, hex(&NAMING));
+    /// Writes a row and undoes it. Rows that are deleted in the end were not undone. `own`: of whoever
+    /// tries; several who write the same row would be each other's deadlock.
+    pub(super) fn try_out(&self, own: &[u8; NAME_LEN]) -> String {
+        let (table, naming, own) = (&self.table, hex(&NAMING), hex(own));
         format!(
-            "START TRANSACTION; INSERT INTO {table} (gtrid, bqual) VALUES (X'{naming}', \
-             X'{naming}'); ROLLBACK; \
-             DELETE FROM {table} WHERE gtrid = X'{naming}' AND bqual = X'{naming}'"
+            "START TRANSACTION; INSERT INTO {table} (gtrid, bqual) VALUES (X'{naming}', X'{own}'); \
+             ROLLBACK; DELETE FROM {table} WHERE gtrid = X'{naming}' AND bqual = X'{own}'"
         )
     }
 

@@ -28,20 +28,10 @@
 //! # Ok(())
 //! # }
 //! ```
-//! *The marker.* These servers forget a branch when it ends. So every branch that writes also
-//! writes a row of its own name into a table `unanimous_marker` (made at the start), which is there
-//! exactly if the branch committed. The rows are deleted when the coordinator needs them no longer.
-//!
-//! *Statements.* A statement that fails makes its branch vote rollback: XA itself would go on and
-//! commit the rest. The server refuses whatever would end or leave the branch (COMMIT, BEGIN,
-//! DDL, LOCK TABLES). Handlers of one branch take turns: one that joins waits until the one before
-//! has ended.
-//!
-//! *What is not safe by itself.* Tables without transactions (MyISAM, Aria, MEMORY) keep what a
-//! branch did that was rolled back; they are named with a warning at the start.
-//!
-//! MariaDB from 10.5.2 is tried with all of this project's tests. MySQL (from 8.0.30; from 5.7.7
-//! without binary log) is built from its manual and *not run by us*.
+//! Files: `work` (what a handler has), `resource` (the calls), `table` (where each branch is),
+//! `session` (the connection that has the work), `outside` (what is done without it), `cleaning`
+//! (deleting markers), `server` and `check` (what the server is, and whether it is fit). Pure: `xid`,
+//! `errors` (what an error means), `evidence`, `markers`.
 
 mod check;
 mod cleaning;
@@ -56,6 +46,7 @@ mod table;
 mod work;
 mod xid;
 
+pub use mysql_async;
 pub use work::{MysqlError, MysqlJoinError, MysqlWork};
 
 use cleaning::Cleaning;
@@ -75,7 +66,30 @@ const IDLE_MAX: Duration = Duration::from_secs(300);
 /// A server whose machine is gone is noticed after a while, whatever waits for it.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// A MariaDB or MySQL database as a resource. Clones are the same one. See the module's page.
+/// A MariaDB or MySQL database whose branches are XA branches. Clones are the same one.
+///
+/// MariaDB from 10.5.2 is tried with all of this project's tests. MySQL (from 8.0.30; from 5.7.7
+/// without a binary log) is built from its manual and *not run by us*.
+///
+/// [`crate::Attached::join`] gives a handler its connection; a branch keeps it until it is over.
+/// Handlers of one branch take turns: one that joins waits until the one before has ended. A branch
+/// that has changed nothing votes read-only.
+///
+/// *The marker.* These servers forget a branch when it ends. So every branch that writes also
+/// writes a row of its own name into the table `unanimous_marker`, which is there exactly if the
+/// branch committed; a vote's evidence names the table. The table is made at the start, if the user
+/// may do that; SELECT, INSERT and DELETE on it is all that is needed besides the work's own
+/// privileges, and on MySQL 8 XA_RECOVER_ADMIN. Rows are deleted when the coordinator needs them no
+/// longer.
+///
+/// *Statements.* One that fails makes its branch vote rollback: XA itself would go on and commit
+/// the rest. The server refuses whatever would end or leave the branch: COMMIT, BEGIN, DDL, LOCK
+/// TABLES. Connections are reset between branches: session variables and temporary tables go.
+/// User-level locks are the work's own, but for RELEASE_ALL_LOCKS: it also gives up the lock by which
+/// a session can be ended that is in the way of a rollback.
+///
+/// *What is not safe.* Tables without transactions (MyISAM, Aria, MEMORY) keep what a branch did
+/// that was rolled back; they are named with a warning at the start.
 #[derive(Clone)]
 pub struct Mysql {
     inner: Arc<Inner>,

@@ -173,7 +173,8 @@ impl Mysql {
             if let Some(failure) = session.failure() {
                 return Err(MysqlJoinError::Database(failure));
             }
-            let conn = self.take(wait_until).await?;
+            let taken = self.take(wait_until).await;
+            let conn = taken.inspect_err(|error| session.fail(error.to_string()))?;
             session.pin(conn.id()).map_err(|Over| undone())?;
             line.conn = Some(conn);
             self.begin_on(&session, &mut line, branch, wait_until).await?;

@@ -155,7 +155,10 @@ impl Stage {
         let mut conn = self.other().await;
         conn.query_drop("START TRANSACTION").await.unwrap();
         let asked = "SELECT cents FROM account WHERE id = 1 FOR UPDATE NOWAIT";
-        conn.query_drop(asked).await.is_err()
+        let is_locked = conn.query_drop(asked).await.is_err();
+        // The next one who asks must not meet this one.
+        conn.query_drop("ROLLBACK").await.unwrap();
+        is_locked
     }
 
     pub async fn is_listed(&self, id: &BranchId) -> bool {
@@ -169,8 +172,13 @@ impl Stage {
     }
 
     pub async fn kill(&self, connection: u64) {
+        self.other().await.query_drop(format!("KILL CONNECTION {connection}")).await.unwrap();
+        self.until_gone(connection).await;
+    }
+
+    /// Until the server has ended a session.
+    pub async fn until_gone(&self, connection: u64) {
         let mut other = self.other().await;
-        other.query_drop(format!("KILL CONNECTION {connection}")).await.unwrap();
         let asked =
             format!("SELECT COUNT(*) FROM information_schema.processlist WHERE ID = {connection}");
         until("the session's end", async || other.query_first(&*asked).await.unwrap() == Some(0))

@@ -1,11 +1,11 @@
 //! Whole transactions, as applications make them: two databases, a coordinator, everything that
 //! happens by itself.
 
-use crate::stage::{DEBIT, Stage, soon, until};
+use crate::stage::{DEBIT, Stage, soon, until, xid};
 use mysql_async::prelude::Queryable;
 use unanimous_databases::mariadb::Mariadb;
 use unanimous_sdk::mysql::Mysql;
-use unanimous_sdk::{Attached, Participant, Resource, Wait};
+use unanimous_sdk::{Attached, CommitError, Outcome, Participant, Resource, Wait};
 
 const CREDIT: &str = "UPDATE account SET cents = cents + 100 WHERE id = 1";
 
@@ -56,6 +56,35 @@ async fn transfers_commit_and_roll_back_at_both_databases() {
     soon("a rollback", transfer(&stage, &second).await.rollback()).await.unwrap();
     until("everything undone", async || !stage.is_locked().await).await;
     assert_eq!((stage.cents().await, second.cents().await), (700, 1_300));
+}
+
+/// The issue: after a rollback by hand of a branch whose transaction was decided, the outcome is a
+/// heuristic one; after a commit by hand it is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn d_08_a_branch_ended_by_hand_shows_in_the_outcome_only_if_it_contradicts() {
+    let stage = Stage::set().await;
+    let second = Second::open(&stage, crate::stage::server()).await;
+    for (verb, contradicts) in [("ROLLBACK", true), ("COMMIT", false)] {
+        let tx = stage.client.begin("transfer").await.unwrap().wait(Wait::Completed);
+        let mut from = stage.bank.join(&tx.context()).await.unwrap();
+        let mut to = second.bank.join(&tx.context()).await.unwrap();
+        from.query_drop(DEBIT).await.unwrap();
+        to.query_drop(CREDIT).await.unwrap();
+        let (id, connection) = (*to.branch().id(), Stage::connection(&mut to).await);
+        to.vote();
+        until("its vote", async || stage.is_listed(&id).await).await;
+        stage.kill(connection).await;
+        let by_hand = format!("XA {verb} {}", xid(&id));
+        stage.other().await.query_drop(by_hand).await.unwrap();
+        from.end();
+        match soon("an end", tx.commit()).await {
+            Err(CommitError::Heuristic { outcome, .. }) => {
+                assert_eq!((outcome, contradicts), (Outcome::Mixed, true));
+            }
+            other => assert!(!contradicts && other.is_ok(), "{other:?}"),
+        }
+    }
+    assert_eq!((stage.cents().await, second.cents().await), (800, 1_100));
 }
 
 /// The participant's process ends after its vote: another one finishes the branch.

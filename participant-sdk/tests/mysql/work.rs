@@ -1,6 +1,6 @@
 //! Handlers: what they do, what fails, and who waits for whom.
 
-use crate::stage::{DEBIT, ROLLED_BACK, Stage, soon, until, xid};
+use crate::stage::{DEBIT, ROLLED_BACK, Stage, at_last, soon, until, xid};
 use mysql_async::prelude::Queryable;
 use std::time::Duration;
 use tonic_types::StatusExt;
@@ -330,6 +330,40 @@ async fn a_branch_is_undone_under_a_handler_that_waits_or_idles_and_its_late_wor
     }
     until("everything undone", async || !stage.is_locked().await).await;
     assert_eq!(stage.cents().await, 1_000);
+}
+
+/// It has given up the lock by which its session can be told from others: nothing is ended that
+/// might be somebody else's, and nothing is said that is not so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_cannot_be_told_from_others_is_waited_for() {
+    let stage = Stage::set().await;
+    let mut holder = stage.other().await;
+    holder
+        .query_drop("START TRANSACTION; UPDATE account SET cents = 5 WHERE id = 2")
+        .await
+        .unwrap();
+    let (_tx, mut work) = stage.begin().await;
+    let id = *work.branch().id();
+    work.query_drop(DEBIT).await.unwrap();
+    work.query_drop("DO RELEASE_ALL_LOCKS()").await.unwrap();
+    let connection = Stage::connection(&mut work).await;
+    let worker = tokio::spawn(async move {
+        work.query_drop("UPDATE account SET cents = 7 WHERE id = 2").await.unwrap();
+        work.end();
+    });
+    let mut other = stage.other().await;
+    let busy = format!(
+        "SELECT COUNT(*) FROM information_schema.processlist \
+         WHERE ID = {connection} AND COMMAND = 'Query'"
+    );
+    until("the wait", async || other.query_first(&*busy).await.unwrap() == Some(1)).await;
+    assert!(stage.mysql.rollback(&id).await.is_err());
+    assert!(stage.is_locked().await);
+    holder.query_drop("ROLLBACK").await.unwrap();
+    soon("the handler", worker).await.unwrap();
+    let told = || stage.mysql.rollback(&id);
+    assert_eq!(at_last("a rollback", async || told().await).await, Done::Done);
+    assert!(!stage.is_locked().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
