@@ -26,7 +26,8 @@ const TABLES: &str = "SELECT CONCAT(t.TABLE_NAME, ' (', t.ENGINE, ')') \
                       FROM information_schema.TABLES t \
                       JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE \
                       WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_TYPE = 'BASE TABLE' \
-                      AND (COALESCE(e.TRANSACTIONS, 'NO') <> 'YES' OR COALESCE(e.XA, 'NO') <> 'YES') \
+                      AND NOT (COALESCE(e.TRANSACTIONS, 'NO') = 'YES' \
+                      AND COALESCE(e.XA, 'NO') = 'YES') \
                       ORDER BY t.TABLE_NAME";
 
 /// What the server says, before anybody judges it.

@@ -56,8 +56,8 @@ impl Markers {
         format!("INSERT INTO {} (gtrid, bqual) VALUES (X'{naming}', X'{name}')", self.table)
     }
 
-    /// Writes a row and undoes it. Rows that are deleted in the end were not undone. `own`: of whoever
-    /// tries; several who write the same row would be each other's deadlock.
+    /// Writes a row and undoes it. Rows that are deleted in the end were not undone. `own`: of
+    /// whoever tries; several who write the same row would be each other's deadlock.
     pub(super) fn try_out(&self, own: &[u8; NAME_LEN]) -> String {
         let (table, naming, own) = (&self.table, hex(&NAMING), hex(own));
         format!(
@@ -77,8 +77,8 @@ impl Markers {
         format!("SELECT gtrid, bqual FROM {} WHERE gtrid = X'{}'", self.table, hex(&NAMING))
     }
 
-    /// Markers that the coordinator no longer needs, up to [`BATCH_MAX`]. Reads without locks: those
-    /// of branches that are still prepared are not seen, and not waited for.
+    /// Markers that the coordinator no longer needs, up to [`BATCH_MAX`]. Reads without locks:
+    /// those of branches that are still prepared are not seen, and not waited for.
     pub(super) fn ended(&self, mark: &EndedMark) -> String {
         let of = |epoch, sequence, kind| Gtrid::new(Owner { log: mark.log, epoch }, sequence, kind);
         let (first, last) = (of(0, 0, 0), of(mark.epoch, mark.sequence, u8::MAX));

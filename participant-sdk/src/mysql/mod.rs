@@ -30,8 +30,8 @@
 //! ```
 //! Files: `work` (what a handler has), `resource` (the calls), `table` (where each branch is),
 //! `session` (the connection that has the work), `outside` (what is done without it), `cleaning`
-//! (deleting markers), `server` and `check` (what the server is, and whether it is fit). Pure: `xid`,
-//! `errors` (what an error means), `evidence`, `markers`.
+//! (deleting markers), `server` and `check` (what the server is, and whether it is fit). Pure:
+//! `xid`, `errors` (what an error means), `evidence`, `markers`.
 
 mod check;
 mod cleaning;
@@ -85,8 +85,8 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// *Statements.* One that fails makes its branch vote rollback: XA itself would go on and commit
 /// the rest. The server refuses whatever would end or leave the branch: COMMIT, BEGIN, DDL, LOCK
 /// TABLES. Connections are reset between branches: session variables and temporary tables go.
-/// User-level locks are the work's own, but for RELEASE_ALL_LOCKS: it also gives up the lock by which
-/// a session can be ended that is in the way of a rollback.
+/// User-level locks are the work's own, but for RELEASE_ALL_LOCKS: it also gives up the lock by
+/// which a session can be ended that is in the way of a rollback.
 ///
 /// *What is not safe.* Tables without transactions (MyISAM, Aria, MEMORY) keep what a branch did
 /// that was rolled back; they are named with a warning at the start.

@@ -23,8 +23,8 @@ const CONNECTION_MAX: Duration = Duration::from_secs(5);
 const END_MAX: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// What makes a connection read what is there now, whatever the server's defaults are: a marker that
-/// is not seen may be taken for a rollback, one that is not committed for a commit.
+/// What makes a connection read what is there now, whatever the server's defaults are: a marker
+/// that is not seen may be taken for a rollback, one that is not committed for a commit.
 pub(super) const PLAIN: [&str; 2] = [
     "SET SESSION autocommit = 1, SESSION completion_type = 0, \
      SESSION sql_select_limit = 18446744073709551615",

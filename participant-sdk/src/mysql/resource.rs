@@ -159,8 +159,8 @@ fn no(reason: impl Into<String>) -> Vote {
     Vote::Rollback { reason: reason.into() }
 }
 
-/// The turn of whoever ends the branch. Handlers have left by then; one whose branch is undone under
-/// it may still be at it.
+/// The turn of whoever ends the branch. Handlers have left by then; one whose branch is undone
+/// under it may still be at it.
 async fn turn(session: &Session) -> Option<OwnedMutexGuard<Line>> {
     timeout(PATIENCE, Arc::clone(&session.line).lock_owned()).await.ok()
 }

@@ -16,8 +16,8 @@ const SAVEPOINT: &str = "unanimous_branch";
 const COUNTERS: &str = "SHOW SESSION STATUS WHERE Variable_name IN \
                         ('Handler_write', 'Handler_update', 'Handler_delete')";
 /// How long the server keeps the session of a prepared branch from which it hears nothing, in
-/// seconds. The branch stays: but while its session lives, MariaDB lets nobody else finish it, and a
-/// machine that is gone says no goodbye.
+/// seconds. The branch stays: but while its session lives, MariaDB lets nobody else finish it, and
+/// a machine that is gone says no goodbye.
 const IN_DOUBT_S_MAX: u32 = 30;
 /// "Some non-transactional changed tables couldn't be rolled back".
 const NOT_UNDONE: u16 = 1196;

@@ -1,5 +1,5 @@
-//! D-08: somebody ends a prepared branch by hand. MariaDB lets nobody do that while the session that
-//! prepared it is alive.
+//! D-08: somebody ends a prepared branch by hand. MariaDB lets nobody do that while the session
+//! that prepared it is alive.
 
 use crate::stage::{COMMITTED, DEBIT, HAZARD, ROLLED_BACK, Stage, Worked, xid};
 use mysql_async::prelude::Queryable;

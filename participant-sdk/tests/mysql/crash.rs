@@ -117,3 +117,29 @@ async fn d_25_kills_after_prepare_and_in_commit_lose_nothing_and_invent_nothing(
     }
     until("no lock", async || !stage.is_locked().await).await;
 }
+
+/// The answer to a commit in one phase decides the transaction: it is what the data say.
+#[tokio::test(flavor = "multi_thread")]
+async fn d_25_kills_in_a_commit_in_one_phase_are_answered_by_what_the_data_say() {
+    let mut server = Mariadb::start(&[]).unwrap();
+    let stage = Stage::at(&server.url(&database(&server)), |builder| builder).await;
+    let mut cents = 1_000;
+    for round in 0..8_u64 {
+        let worked = stage.worked(DEBIT).await;
+        let (mysql, id) = (stage.mysql.clone(), worked.id);
+        let committing = tokio::spawn(async move { mysql.commit_one_phase(&id).await });
+        tokio::time::sleep(Duration::from_micros(round * 300)).await;
+        server.restart().unwrap();
+        let told = committing.await.unwrap();
+        let again = async || stage.mysql.commit_one_phase(&worked.id).await;
+        let done = match told {
+            Ok(done) => done,
+            Err(_) => at_last("an answer", again).await,
+        };
+        reachable(&stage).await;
+        assert!(matches!(done, Done::Done | Done::RolledBack), "{done:?}");
+        cents -= if done == Done::Done { 100 } else { 0 };
+        assert_eq!(stage.cents().await, cents, "round {round}: {done:?}");
+        assert!(!stage.is_locked().await);
+    }
+}

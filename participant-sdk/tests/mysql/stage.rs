@@ -176,6 +176,16 @@ impl Stage {
         self.until_gone(connection).await;
     }
 
+    /// Until a session does a statement.
+    pub async fn until_busy(&self, connection: u64) {
+        let mut other = self.other().await;
+        let asked = format!(
+            "SELECT COUNT(*) FROM information_schema.processlist \
+             WHERE ID = {connection} AND COMMAND = 'Query'"
+        );
+        until("a statement", async || other.query_first(&*asked).await.unwrap() == Some(1)).await;
+    }
+
     /// Until the server has ended a session.
     pub async fn until_gone(&self, connection: u64) {
         let mut other = self.other().await;

@@ -109,9 +109,9 @@ async fn a_server_that_is_not_there_yet_is_waited_for() {
     let mut server = Mariadb::start(&[]).unwrap();
     let url = server.url(&database(&server));
     server.stop().unwrap();
-    let checking = tokio::spawn(async move { Mysql::url(&url).unwrap().build().check().await });
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
-    assert!(!checking.is_finished());
+    let mut checking = tokio::spawn(async move { Mysql::url(&url).unwrap().build().check().await });
+    let early = tokio::time::timeout(std::time::Duration::from_millis(300), &mut checking).await;
+    assert!(early.is_err(), "{early:?}");
     let run = tokio::task::spawn_blocking(move || server.run().map(|()| server));
     let _server = run.await.unwrap().unwrap();
     let checked = soon("the check", checking).await.unwrap();

@@ -178,7 +178,7 @@ async fn handlers_of_one_branch_take_turns_on_one_connection() {
     first.query_drop(DEBIT).await.unwrap();
     let connection = Stage::connection(&mut first).await;
     let (bank, context) = (stage.bank.clone(), tx.context());
-    let second = tokio::spawn(async move {
+    let mut second = tokio::spawn(async move {
         let mut second = bank.join(&context).await.unwrap();
         let seen: Option<i64> =
             second.query_first("SELECT cents FROM account WHERE id = 1").await.unwrap();
@@ -186,8 +186,8 @@ async fn handlers_of_one_branch_take_turns_on_one_connection() {
         second.end();
         (seen, connection)
     });
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(!second.is_finished(), "it waits for the first");
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut second).await;
+    assert!(early.is_err(), "it waits for the first");
     first.end();
     assert_eq!(soon("the second", second).await.unwrap(), (Some(900), connection));
     soon("a commit", tx.commit()).await.unwrap();
@@ -311,12 +311,15 @@ async fn a_branch_is_undone_under_a_handler_that_waits_or_idles_and_its_late_wor
         let (tx, mut work) = stage.begin().await;
         let id = *work.branch().id();
         work.query_drop(DEBIT).await.unwrap();
+        let connection = Stage::connection(&mut work).await;
         let worker = tokio::spawn(async move {
             let waiting = "UPDATE account SET cents = 7 WHERE id = 2";
             let waited = if waits { Some(work.query_drop(waiting).await) } else { None };
             (work, waited)
         });
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        if waits {
+            stage.until_busy(connection).await;
+        }
         // While somebody has the connection: its session is ended.
         assert_eq!(stage.mysql.rollback(&id).await, Ok(Done::Done));
         assert!(!stage.is_locked().await);
@@ -351,12 +354,7 @@ async fn a_session_that_cannot_be_told_from_others_is_waited_for() {
         work.query_drop("UPDATE account SET cents = 7 WHERE id = 2").await.unwrap();
         work.end();
     });
-    let mut other = stage.other().await;
-    let busy = format!(
-        "SELECT COUNT(*) FROM information_schema.processlist \
-         WHERE ID = {connection} AND COMMAND = 'Query'"
-    );
-    until("the wait", async || other.query_first(&*busy).await.unwrap() == Some(1)).await;
+    stage.until_busy(connection).await;
     assert!(stage.mysql.rollback(&id).await.is_err());
     assert!(stage.is_locked().await);
     holder.query_drop("ROLLBACK").await.unwrap();
