@@ -65,6 +65,9 @@ const FINISHING_MAX: usize = 4;
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// A server whose machine is gone is noticed after a while, whatever waits for it.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// As long a silence the server takes for the end of this machine, in seconds: by itself it would
+/// keep the locks of unfinished work for eight hours. Longer than the pool keeps idle connections.
+const SILENCE_S_MAX: u32 = 600;
 
 /// A MariaDB or MySQL database whose branches are XA branches. Clones are the same one.
 ///
@@ -197,10 +200,13 @@ impl MysqlBuilder {
         // Behind a tunnel, the socket that a server names may be another server's on this machine.
         let opts = opts.prefer_socket(false);
         // A connection is reset when it comes back, and set up again.
-        let mark = format!("DO GET_LOCK({}, 0)", outside::lock_of(&token, "CONNECTION_ID()"));
-        let setup = self.opts.setup().iter().cloned().chain([mark]).collect();
-        let work = opts.clone().setup(setup).pool_opts(pool_opts(self.work_pool_max, true));
+        let mark = format!(
+            "DO GET_LOCK({}, 0); SET SESSION wait_timeout = {SILENCE_S_MAX}",
+            outside::lock_of(&token, "CONNECTION_ID()")
+        );
         // The driver runs them from the last to the first: ours have the last word.
+        let setup = [mark].into_iter().chain(self.opts.setup().iter().cloned()).collect();
+        let work = opts.clone().setup(setup).pool_opts(pool_opts(self.work_pool_max, true));
         let plain = outside::PLAIN.map(str::to_owned);
         let setup = plain.into_iter().chain(self.opts.setup().iter().cloned()).collect();
         let finishing = opts.setup(setup).pool_opts(pool_opts(FINISHING_MAX, false));

@@ -319,8 +319,8 @@ impl Mysql {
     ) -> Result<Done, Retry> {
         self.close_line(session).await;
         if self.terminate(branch, session.connection()).await? == Left::Prepared {
-            // Not by us: it is in nobody's log, and here it can be decided.
-            return Err(Retry::because("the branch was prepared by somebody else"));
+            // By the work itself, behind our back. This answer is the decision.
+            self.finish_outside(branch, End::Rollback, None, None).await?;
         }
         let mut conn = self.outside().await?;
         let look = self.look(&mut conn, server, branch).await?;
@@ -360,8 +360,7 @@ impl Mysql {
     /// As [`Mysql::undo`], and what was prepared behind our back is undone, too.
     async fn undo_for_good(&self, branch: &BranchId, session: &Session) -> Result<(), Retry> {
         if self.undo(branch, session).await? == Left::Prepared {
-            let mut conn = self.outside().await?;
-            within(conn.query_drop(format!("XA ROLLBACK {}", Xid(branch)))).await?;
+            self.finish_outside(branch, End::Rollback, None, None).await?;
         }
         self.inner.table.remove(branch);
         Ok(())
