@@ -114,7 +114,6 @@ struct Inner {
 
 /// How a [`Mysql`] is set up. Made by [`Mysql::builder`].
 #[must_use]
-#[derive(Debug)]
 pub struct MysqlBuilder {
     opts: Opts,
     work_pool_max: usize,
@@ -157,6 +156,16 @@ impl fmt::Debug for Mysql {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mysql")
             .field("markers", &self.inner.markers.table())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Without the password, which the driver's own words would show.
+impl fmt::Debug for MysqlBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MysqlBuilder")
+            .field("host", &self.opts.ip_or_hostname())
+            .field("database", &self.opts.db_name())
             .finish_non_exhaustive()
     }
 }

@@ -5,6 +5,7 @@ use super::outside::within;
 use super::xid::Xid;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use unanimous_core::BranchId;
 
@@ -29,11 +30,22 @@ pub(super) struct Session {
     standing: Mutex<Standing>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Line {
     pub(super) conn: Option<Conn>,
     /// A statement is under way, or its caller has dropped it: how far it came is not known.
     pub(super) in_statement: bool,
+}
+
+/// The driver's own words have the password in them.
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let connection = self.conn.as_ref().map(Conn::id);
+        f.debug_struct("Line")
+            .field("connection", &connection)
+            .field("in_statement", &self.in_statement)
+            .finish()
+    }
 }
 
 #[derive(Debug, Default)]

@@ -2,7 +2,8 @@
 //! Whatever is said then is the truth, and nothing is left behind.
 
 use crate::proxy::{Lost, Proxy};
-use crate::stage::{DEBIT, Stage, at_last, database, server};
+use crate::stage::{DEBIT, Stage, at_last, database, server, until};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use unanimous_sdk::{Done, Resource, Vote};
 
 const CASES: [(Lost, bool); 4] =
@@ -10,8 +11,24 @@ const CASES: [(Lost, bool); 4] =
 
 async fn behind_a_proxy() -> (Stage, Proxy) {
     let proxy = Proxy::start(server().port()).await;
-    let url = format!("mysql://root@127.0.0.1:{}/{}", proxy.port, database(server()));
-    (Stage::at(&url, |builder| builder).await, proxy)
+    let database = database(server());
+    let url = format!("mysql://root@127.0.0.1:{}/{database}", proxy.port);
+    let mut stage = Stage::at(&url, |builder| builder).await;
+    // The test's own sessions go past it.
+    stage.url = server().url(&database);
+    (stage, proxy)
+}
+
+/// Loses the next message: that of the test, and not one of a connection that goes back to its pool.
+async fn lose(stage: &Stage, proxy: &Proxy, lost: Lost, half_open: bool) {
+    let metrics = stage.mysql.pool().metrics();
+    let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+    until("a quiet pool", async || {
+        let resting = count(&metrics.connections_in_pool) + count(&metrics.connections_in_use);
+        resting == count(&metrics.connection_count)
+    })
+    .await;
+    proxy.lose(lost, half_open);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -21,7 +38,7 @@ async fn a_statement_that_is_lost_rolls_back() {
         let (_tx, mut work) = stage.begin().await;
         let id = *work.branch().id();
         work.query_drop(DEBIT).await.unwrap();
-        proxy.lose(lost, half_open);
+        lose(&stage, &proxy, lost, half_open).await;
         assert_eq!(work.query_drop(DEBIT).await.unwrap_err().reason(), "DATABASE_UNAVAILABLE");
         work.end();
         let reason = stage.votes_rollback(&id).await;
@@ -41,7 +58,7 @@ async fn a_beginning_that_is_lost_fails_to_join_and_rolls_back() {
         let branch = stage.bank.enlist(&tx.context()).await.unwrap();
         let id = *branch.id();
         branch.end();
-        proxy.lose(lost, half_open);
+        lose(&stage, &proxy, lost, half_open).await;
         let error = stage.bank.join(&tx.context()).await.unwrap_err();
         assert_eq!(error.reason(), "DATABASE_UNAVAILABLE", "{error}");
         stage.votes_rollback(&id).await;
@@ -55,7 +72,7 @@ async fn a_prepare_that_is_lost_votes_by_the_truth() {
     let mut cents = 1_000;
     for (lost, half_open) in CASES {
         let worked = stage.worked(DEBIT).await;
-        proxy.lose(lost, half_open);
+        lose(&stage, &proxy, lost, half_open).await;
         let voted = at_last("a vote", async || stage.mysql.prepare(&worked.id).await).await;
         assert!(proxy.has_lost());
         let prepared = stage.is_listed(&worked.id).await;
@@ -78,7 +95,7 @@ async fn a_commit_that_is_lost_is_done_once_and_without_a_heuristic() {
     let mut cents = 1_000;
     for (lost, half_open) in CASES {
         let (worked, evidence) = stage.prepared().await;
-        proxy.lose(lost, half_open);
+        lose(&stage, &proxy, lost, half_open).await;
         for _ in 0..2 {
             let told = || stage.mysql.commit(&worked.id, Some(&evidence));
             assert_eq!(at_last("a commit", async || told().await).await, Done::Done);
@@ -99,7 +116,7 @@ async fn a_rollback_that_is_lost_is_done() {
             if prepares {
                 stage.votes_commit(&worked.id).await;
             }
-            proxy.lose(lost, half_open);
+            lose(&stage, &proxy, lost, half_open).await;
             let told = || stage.mysql.rollback(&worked.id);
             assert_eq!(at_last("a rollback", async || told().await).await, Done::Done);
             assert!(proxy.has_lost());
@@ -116,7 +133,7 @@ async fn a_commit_in_one_phase_that_is_lost_is_answered_by_its_marker() {
     let mut cents = 1_000;
     for (lost, half_open) in CASES {
         let worked = stage.worked(DEBIT).await;
-        proxy.lose(lost, half_open);
+        lose(&stage, &proxy, lost, half_open).await;
         let told = || stage.mysql.commit_one_phase(&worked.id);
         let done = at_last("a commit", async || told().await).await;
         assert!(proxy.has_lost());
@@ -138,7 +155,7 @@ async fn a_branch_whose_prepare_was_lost_is_rolled_back() {
     let (stage, proxy) = behind_a_proxy().await;
     for (lost, half_open) in CASES {
         let worked = stage.worked(DEBIT).await;
-        proxy.lose(lost, half_open);
+        lose(&stage, &proxy, lost, half_open).await;
         let preparing = stage.mysql.prepare(&worked.id);
         // Dropped while it waits for the answer, which never comes on a half-open connection.
         let _ = tokio::time::timeout(std::time::Duration::from_millis(2), preparing).await;

@@ -339,6 +339,20 @@ async fn a_branch_is_undone_under_a_handler_that_waits_or_idles_and_its_late_wor
     assert_eq!(stage.cents().await, 1_000);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_is_shown_has_the_password_in_it() {
+    let stage = Stage::set().await;
+    let builder = Mysql::url("mysql://bank:hush-hush@127.0.0.1/bank").unwrap();
+    let (shown, built) = (format!("{builder:?}"), format!("{:?}", builder.build()));
+    let shown = shown + &built;
+    assert!(shown.contains("127.0.0.1") && !shown.contains("hush"), "{shown}");
+    // The driver's connection would show all of its options.
+    let (_tx, work) = stage.begin().await;
+    let shown = format!("{work:?}");
+    assert!(!shown.contains("pass:") && !shown.contains("pool_opts"), "{shown}");
+    work.end();
+}
+
 /// It has given up the lock by which its session can be told from others: nothing is ended that
 /// might be somebody else's, and nothing is said that is not so.
 #[tokio::test(flavor = "multi_thread")]
