@@ -19,7 +19,8 @@ async fn behind_a_proxy() -> (Stage, Proxy) {
     (stage, proxy)
 }
 
-/// Loses the next message: that of the test, and not one of a connection that goes back to its pool.
+/// Loses the next message: that of the test, and not one of a connection that goes back to its
+/// pool.
 async fn lose(stage: &Stage, proxy: &Proxy, lost: Lost, half_open: bool) {
     let metrics = stage.mysql.pool().metrics();
     let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
