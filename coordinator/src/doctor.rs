@@ -68,8 +68,8 @@ fn below(found: &v1::DiagnoseResponse) -> String {
     let expected = grouped(found.branches_expected);
     let (held, asked) = (grouped(found.branches_prepared), found.resources_examined);
     text += &format!(
-        "\nCompared: {expected} branches that the log counts on, {held} that {asked} resources hold \
-         prepared.\n"
+        "\nCompared: {expected} branches that the log counts on, {held} that {asked} resources \
+         hold prepared.\n"
     );
     text
 }

@@ -23,8 +23,8 @@ const TABLE: &[(&str, (Code, &str))] = &[
 ];
 
 /// A failed statement as the answer to the work call: `.map_err(postgres::status)?`. Its ErrorInfo
-/// has a reason for programs; ABORTED and UNAVAILABLE are worth another try, in another transaction.
-/// The branch votes rollback.
+/// has a reason for programs; ABORTED and UNAVAILABLE are worth another try, in another
+/// transaction. The branch votes rollback.
 #[must_use]
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 pub fn status(error: tokio_postgres::Error) -> Status {

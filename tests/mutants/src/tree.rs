@@ -45,11 +45,7 @@ impl Sources {
     pub(crate) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         let parts = ["coordinator/core/", "recovery/", "tests/sim/", ".cargo/"];
-        let matters = |path: &str| {
-            path == "Cargo.lock"
-                || path == "Cargo.toml"
-                || parts.iter().any(|part| path.starts_with(part))
-        };
+        let matters = |path: &str| parts.iter().any(|part| path.starts_with(part));
         for (path, bytes) in self.files.iter().filter(|(path, _)| matters(path)) {
             (path, bytes).hash(&mut hasher);
         }

@@ -146,8 +146,8 @@ impl Bank {
         Ok(())
     }
 
-    /// Whether a process that does not hold the branch sees nothing of it: nothing durable is there,
-    /// and only processes that share the resource may have it open.
+    /// Whether a process that does not hold the branch sees nothing of it: nothing durable is
+    /// there, and only processes that share the resource may have it open.
     pub(super) fn is_nothing_to(&self, id: &BranchId, holds: bool) -> bool {
         let durable = self.find(id).is_some_and(|held| held.stage != Stage::Active);
         self.shared && !holds && !durable

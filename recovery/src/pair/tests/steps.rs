@@ -223,7 +223,7 @@ fn a_mirror_of_more_than_was_witnessed_is_refused() {
         COORDINATOR.mirror(&b, lock(&b), INITIALISING, generation, good)
     };
     let start = good.checked.start;
-    assert!(mirror(1, &good).is_ok());
+    mirror(1, &good).unwrap().leg.store.close().unwrap();
     fs::remove_dir_all(&b).unwrap();
     fs::create_dir(&b).unwrap();
     let frame = Memory::of(start, 1).frames.remove(0);
@@ -248,5 +248,6 @@ fn a_directory_made_anew_has_a_generation_above_all_that_it_had() {
         assert_eq!(made.leg.home.witness.last().generation, expected);
         assert_eq!((report.state, report.detail.as_str()), (Rebuilt, "it is behind"));
         assert!(!b.join(REBUILDING).exists());
+        made.leg.store.close().unwrap();
     }
 }

@@ -63,7 +63,7 @@ fn only_a_group_without_a_forced_record_waits_for_company_and_then_the_log_goes_
     assert!(!log.ending, "nobody said that it ends");
     commands.send(Command::Append(queued(3, false))).unwrap();
     assert_eq!(log.gather(queued(2, true)).unwrap().records, [record(2), record(3)]);
-    drop(commands);
+    commands.send(Command::End).unwrap();
     assert_eq!(log.gather(queued(4, false)).unwrap().records, [record(4)]);
     assert!(log.ending);
 }

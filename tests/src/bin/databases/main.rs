@@ -3,9 +3,9 @@
 //!
 //! Account `n` of one bank gives to account `n` of the other, so that what both hold together never
 //! changes, and each bank writes down who changed an account, one after the other. In the end
-//! everything must finish; then both databases are read afresh: every pair of accounts holds what it
-//! held, both have the same writers in the same order, exactly those that were told committed, and
-//! nothing of ours is prepared. Prepared branches of somebody else have not been touched.
+//! everything must finish; then both databases are read afresh: every pair of accounts holds what
+//! it held, both have the same writers in the same order, exactly those that were told committed,
+//! and nothing of ours is prepared. Prepared branches of somebody else have not been touched.
 
 mod books;
 mod fleet;
