@@ -49,6 +49,23 @@ pub mod mutant {
         }
         switches.active == number
     }
+
+    /// One of two iterators, where a function gives out only that it is one.
+    pub enum Either<A, B> {
+        Mutated(A),
+        AsItIs(B),
+    }
+
+    impl<A: Iterator, B: Iterator<Item = A::Item>> Iterator for Either<A, B> {
+        type Item = A::Item;
+
+        fn next(&mut self) -> Option<A::Item> {
+            match self {
+                Self::Mutated(mutated) => mutated.next(),
+                Self::AsItIs(as_it_is) => as_it_is.next(),
+            }
+        }
+    }
 }
 "#;
 
@@ -72,6 +89,19 @@ struct Syntax {
     arms: BTreeMap<usize, (usize, Option<Range<usize>>)>,
     /// Operands with a `let` cannot be put in parentheses.
     with_let: BTreeSet<usize>,
+    /// From the first statement to the end of the last, of functions that return some iterator.
+    iterators: BTreeMap<usize, usize>,
+}
+
+impl Syntax {
+    fn function(&mut self, signature: &syn::Signature, block: &syn::Block) {
+        let opaque = matches!(&signature.output, syn::ReturnType::Type(_, of)
+            if matches!(&**of, syn::Type::ImplTrait(_)));
+        if let (true, Some(first), Some(last)) = (opaque, block.stmts.first(), block.stmts.last()) {
+            let (first, last) = (first.span().byte_range(), last.span().byte_range());
+            self.iterators.insert(first.start, last.end);
+        }
+    }
 }
 
 impl<'ast> Visit<'ast> for Syntax {
@@ -96,6 +126,16 @@ impl<'ast> Visit<'ast> for Syntax {
             _ => {}
         }
         visit::visit_expr(self, expr);
+    }
+
+    fn visit_impl_item_fn(&mut self, of: &'ast syn::ImplItemFn) {
+        self.function(&of.sig, &of.block);
+        visit::visit_impl_item_fn(self, of);
+    }
+
+    fn visit_item_fn(&mut self, of: &'ast syn::ItemFn) {
+        self.function(&of.sig, &of.block);
+        visit::visit_item_fn(self, of);
     }
 
     fn visit_arm(&mut self, arm: &'ast syn::Arm) {
@@ -135,6 +175,7 @@ struct Insertion {
 enum Rank {
     ExpressionEnd,
     GuardEnd,
+    BodyEnd,
     Statement,
     ExpressionBegin,
 }
@@ -185,6 +226,15 @@ impl Edits<'_> {
             self.insertions.push(Insertion::new(at, rank, text, number));
         };
         match mutant.genre {
+            Genre::FnValue if syntax.iterators.contains_key(&start) => {
+                let either = self.switch.trim_end_matches("on");
+                let (mutated, as_it_is) =
+                    (format!("{either}Either::Mutated"), format!("{either}Either::AsItIs"));
+                let opens =
+                    format!("if {on} {{ {mutated}({replacement}) }} else {{ {as_it_is}({{ ");
+                insert(start, Rank::Statement, opens, Some(number));
+                insert(syntax.iterators[&start], Rank::BodyEnd, " }) }".to_owned(), None);
+            }
             Genre::FnValue => {
                 let early = format!("if {on} {{ return {replacement}; }} ");
                 insert(start, Rank::Statement, early, Some(number));
@@ -288,6 +338,20 @@ mod tests {
             (if on(1) { a || !(b == 1) } else { \
             a && (if on(3) { (b == 1) } else { \
             !((if on(2) { b != 1 } else { b == 1 })) }) }) }";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_returns_some_iterator_returns_one_of_several() {
+        let source = "fn f(a: &[u8]) -> impl Iterator<Item = &u8> { let b = a; b.iter() }";
+        let body = "let b = a; b.iter()";
+        let empty = mutant(source, Genre::FnValue, body, body, "std::iter::empty()");
+        let once = mutant(source, Genre::FnValue, body, body, "std::iter::once(&1)");
+        let text = switched_text(source, &[empty, once]).text;
+        let expected = "fn f(a: &[u8]) -> impl Iterator<Item = &u8> { \
+            if on(1) { Either::Mutated(std::iter::empty()) } else { Either::AsItIs({ \
+            if on(2) { Either::Mutated(std::iter::once(&1)) } else { Either::AsItIs({ \
+            let b = a; b.iter() }) } }) } }";
         assert_eq!(text, expected);
     }
 
