@@ -22,8 +22,9 @@ use unanimous_tests::real::latency::median;
 use unanimous_tests::real::{Coordinator, Report};
 
 const CONNECTED_MAX: Duration = Duration::from_secs(30);
-/// So many that two transactions hardly meet: what is measured is not waiting for locks.
-const ACCOUNTS: i64 = 100_000;
+/// For each client: no two of them meet, and a client hardly its last transaction, so that what is
+/// measured is not waiting for locks.
+const ACCOUNTS: i64 = 1_000;
 const UPDATE: &str = "UPDATE account SET cents = cents + 1 WHERE id = $1";
 
 #[derive(Parser)]
@@ -54,7 +55,7 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     let urls = [server.new_database()?, server.new_database()?].map(|name| server.url(&name));
     let mut bare = Vec::new();
     for url in &urls {
-        make_accounts(url).await?;
+        make_accounts(url, clients_max).await?;
     }
     for client in 0..clients_max {
         bare.push(Arc::new(Bare::connect(&urls, client).await?));
@@ -72,13 +73,13 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
             let all = bare.clone();
             let rate_bare = rate(turn, clients, move |client| {
                 let bare = Arc::clone(&all[client]);
-                async move { bare.transact().await }
+                async move { bare.transact().await.context("the bare loop") }
             });
             let rate_bare = rate_bare.await?;
             let ours = Arc::clone(&ours);
-            let rate_ours = rate(turn, clients, move |_| {
+            let rate_ours = rate(turn, clients, move |client| {
                 let ours = Arc::clone(&ours);
-                async move { ours.transact().await }
+                async move { ours.transact(client).await }
             });
             let rate_ours = rate_ours.await?;
             if round > 0 {
@@ -98,18 +99,20 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     coordinator.stop()
 }
 
-async fn make_accounts(url: &str) -> anyhow::Result<()> {
+async fn make_accounts(url: &str, clients: usize) -> anyhow::Result<()> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);
+    let accounts = ACCOUNTS * i64::try_from(clients)?;
     let sql = format!(
         "CREATE TABLE account (id bigint PRIMARY KEY, cents bigint NOT NULL);
-         INSERT INTO account SELECT id, 0 FROM generate_series(1, {ACCOUNTS}) AS id"
+         INSERT INTO account SELECT id, 0 FROM generate_series(0, {accounts} - 1) AS id"
     );
     Ok(client.batch_execute(&sql).await?)
 }
 
-fn draw() -> i64 {
-    rand::rng().random_range(1..=ACCOUNTS)
+/// One of the accounts of a client.
+fn draw(client: i64) -> i64 {
+    client * ACCOUNTS + rand::rng().random_range(0..ACCOUNTS)
 }
 
 /// Transactions a second of so many clients at the same time.
@@ -163,7 +166,7 @@ impl Bare {
 
     async fn transact(&self) -> anyhow::Result<()> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let account = draw();
+        let account = draw(self.client);
         let gid = format!("bare.{}.{number}", self.client);
         let prepared = self.both(async |at| {
             let (client, update) = &self.sides[at];
@@ -216,14 +219,14 @@ impl Ours {
         Ok(Self { client, sides, participants })
     }
 
-    async fn transact(&self) -> anyhow::Result<()> {
-        let account = draw();
+    async fn transact(&self, client: usize) -> anyhow::Result<()> {
+        let account = draw(i64::try_from(client)?);
         let tx = self.client.begin("transfer").await?;
         let context = tx.context();
         let work = async |at: usize| {
             let work = self.sides[at].join(&context).await?;
-            let update = work.prepare_cached(UPDATE).await?;
-            work.execute(&update, &[&account]).await?;
+            let update = work.prepare_cached(UPDATE).await.context("a statement")?;
+            work.execute(&update, &[&account]).await.context("the work")?;
             work.end();
             anyhow::Ok(())
         };
