@@ -116,7 +116,7 @@ impl Mysql {
         let mut findings = Vec::new();
         if let Err(Trouble::Refused(error)) = self.list(conn).await {
             findings.push(Finding {
-                code: "XA_RECOVER",
+                code: "MYSQL_XA_RECOVER",
                 severity: Severity::Unfit,
                 what: format!("the user may not list prepared branches: {error}"),
                 why: "branches in doubt would keep their locks for ever".to_owned(),
@@ -125,7 +125,7 @@ impl Mysql {
         }
         let table = self.inner.markers.table();
         let unusable = |what| Finding {
-            code: "MARKER_TABLE",
+            code: "MYSQL_MARKER_TABLE",
             severity: Severity::Unfit,
             what,
             why: "whether a branch has committed could not be proved".to_owned(),
@@ -200,7 +200,7 @@ fn database(facts: &Facts) -> Option<Finding> {
     }
     let next = "name the database: mysql://user:password@host:port/database";
     let why = "the marker table would have no place";
-    found("NO_DATABASE", Severity::Unfit, ["the address names no database", why, next])
+    found("MYSQL_NO_DATABASE", Severity::Unfit, ["the address names no database", why, next])
 }
 
 fn between(facts: &Facts) -> Option<Finding> {
@@ -210,7 +210,7 @@ fn between(facts: &Facts) -> Option<Finding> {
     let what = "something stands between here and the server, and gives connections other numbers";
     let why = "a branch needs one session for itself, which can be ended by its number";
     let next = "give the server's own address, or a proxy that hands sessions through unchanged";
-    found("PROXY", Severity::Unfit, [what, why, next])
+    found("MYSQL_PROXY", Severity::Unfit, [what, why, next])
 }
 
 fn age(facts: &Facts) -> Option<Finding> {
@@ -226,7 +226,7 @@ fn age(facts: &Facts) -> Option<Finding> {
     }
     let needs = needs.map(|part| part.to_string()).join(".");
     found(
-        "TOO_OLD",
+        "MYSQL_TOO_OLD",
         Severity::Unsafe,
         [
             format!("the server is version {text}"),
@@ -242,7 +242,7 @@ fn galera(facts: &Facts) -> Option<Finding> {
     }
     let why = "a Galera cluster knows no XA";
     let next = "use a server outside of the cluster; wsrep_on = OFF";
-    found("GALERA", Severity::Unfit, ["wsrep_on is ON", why, next])
+    found("MYSQL_GALERA", Severity::Unfit, ["wsrep_on is ON", why, next])
 }
 
 fn flush(facts: &Facts) -> Option<Finding> {
@@ -252,7 +252,7 @@ fn flush(facts: &Facts) -> Option<Finding> {
         return None;
     }
     found(
-        "FLUSH_LOG",
+        "MYSQL_FLUSH_LOG",
         Severity::Unsafe,
         [
             format!("innodb_flush_log_at_trx_commit is {value}"),
@@ -270,14 +270,14 @@ fn doublewrite(facts: &Facts) -> Option<Finding> {
     }
     let why = "pages may be torn by a power cut, unless the file system writes them whole";
     let next = "innodb_doublewrite = ON in the server's configuration, and a restart";
-    found("DOUBLEWRITE", Severity::Warning, ["innodb_doublewrite is OFF", why, next])
+    found("MYSQL_DOUBLEWRITE", Severity::Warning, ["innodb_doublewrite is OFF", why, next])
 }
 
 fn binary_log(facts: &Facts) -> Option<Finding> {
     if facts.settings.one_phase() {
         return None;
     }
-    found("SYNC_BINLOG", Severity::Warning, [
+    found("MYSQL_SYNC_BINLOG", Severity::Warning, [
         format!("the binary log is on, and sync_binlog is {}", facts.settings.sync_binlog),
         "a plain COMMIT may be lost with the machine, so a branch that is alone in its transaction \
          is committed in two phases"
@@ -293,7 +293,7 @@ fn connections(facts: &Facts) -> Option<Finding> {
         return None;
     }
     found(
-        "MAX_CONNECTIONS",
+        "MYSQL_MAX_CONNECTIONS",
         Severity::Warning,
         [
             format!("max_connections is {max}, and this process may use {needed}"),
@@ -313,7 +313,7 @@ fn untransacted(facts: &Facts) -> Option<Finding> {
         named += &format!(" and {} more", facts.untransacted.len() - NAMED_MAX);
     }
     found(
-        "NO_TRANSACTIONS",
+        "MYSQL_NO_TRANSACTIONS",
         Severity::Warning,
         [
             format!("tables without transactions: {named}"),
@@ -329,7 +329,7 @@ fn not_run(facts: &Facts) -> Option<Finding> {
     }
     let what = "the server is MySQL, which was not run by us";
     let why = "this resource was built for it from its manual, and tried on MariaDB only";
-    found("NOT_RUN_BY_US", Severity::Warning, [what, why, "try your own crash tests first"])
+    found("MYSQL_NOT_RUN_BY_US", Severity::Warning, [what, why, "try your own crash tests first"])
 }
 
 #[cfg(test)]
@@ -369,35 +369,35 @@ mod tests {
     fn d_30_every_setting_has_its_finding() {
         use Severity::{Unfit, Unsafe, Warning};
         assert_eq!(with(|_| {}), []);
-        assert_eq!(with(|facts| facts.database = None), [("NO_DATABASE", Unfit)]);
-        assert_eq!(with(|facts| facts.between = true), [("PROXY", Unfit)]);
-        assert_eq!(set("wsrep_on", "ON"), [("GALERA", Unfit)]);
+        assert_eq!(with(|facts| facts.database = None), [("MYSQL_NO_DATABASE", Unfit)]);
+        assert_eq!(with(|facts| facts.between = true), [("MYSQL_PROXY", Unfit)]);
+        assert_eq!(set("wsrep_on", "ON"), [("MYSQL_GALERA", Unfit)]);
         for value in ["0", "2"] {
             let found = set("innodb_flush_log_at_trx_commit", value);
-            assert_eq!(found, [("FLUSH_LOG", Unsafe)], "{value}");
+            assert_eq!(found, [("MYSQL_FLUSH_LOG", Unsafe)], "{value}");
         }
         assert_eq!(set("innodb_flush_log_at_trx_commit", "3"), []);
-        assert_eq!(set("innodb_doublewrite", "OFF"), [("DOUBLEWRITE", Warning)]);
-        assert_eq!(set("max_connections", "20"), [("MAX_CONNECTIONS", Warning)]);
+        assert_eq!(set("innodb_doublewrite", "OFF"), [("MYSQL_DOUBLEWRITE", Warning)]);
+        assert_eq!(set("max_connections", "20"), [("MYSQL_MAX_CONNECTIONS", Warning)]);
         assert_eq!(set("max_connections", "21"), []);
         let binary_log = with(|facts| facts.settings.log_bin = true);
-        assert_eq!(binary_log, [("SYNC_BINLOG", Warning)]);
+        assert_eq!(binary_log, [("MYSQL_SYNC_BINLOG", Warning)]);
         let tables = with(|facts| facts.untransacted = vec!["old (MyISAM)".to_owned()]);
-        assert_eq!(tables, [("NO_TRANSACTIONS", Warning)]);
+        assert_eq!(tables, [("MYSQL_NO_TRANSACTIONS", Warning)]);
     }
 
     #[test]
     fn d_30_a_server_that_may_lose_prepared_branches_is_too_old() {
         use Severity::{Unsafe, Warning};
         for (version, log_bin, found) in [
-            ("10.5.1-MariaDB", false, vec![("TOO_OLD", Unsafe)]),
+            ("10.5.1-MariaDB", false, vec![("MYSQL_TOO_OLD", Unsafe)]),
             ("10.5.2-MariaDB-log", false, vec![]),
             ("11.4.0-MariaDB", false, vec![]),
-            ("8.0.29", true, vec![("TOO_OLD", Unsafe), ("NOT_RUN_BY_US", Warning)]),
-            ("8.0.30-0ubuntu", true, vec![("NOT_RUN_BY_US", Warning)]),
-            ("8.0.29", false, vec![("NOT_RUN_BY_US", Warning)]),
-            ("5.7.6", false, vec![("TOO_OLD", Unsafe), ("NOT_RUN_BY_US", Warning)]),
-            ("nonsense", false, vec![("TOO_OLD", Unsafe), ("NOT_RUN_BY_US", Warning)]),
+            ("8.0.29", true, vec![("MYSQL_TOO_OLD", Unsafe), ("MYSQL_NOT_RUN_BY_US", Warning)]),
+            ("8.0.30-0ubuntu", true, vec![("MYSQL_NOT_RUN_BY_US", Warning)]),
+            ("8.0.29", false, vec![("MYSQL_NOT_RUN_BY_US", Warning)]),
+            ("5.7.6", false, vec![("MYSQL_TOO_OLD", Unsafe), ("MYSQL_NOT_RUN_BY_US", Warning)]),
+            ("nonsense", false, vec![("MYSQL_TOO_OLD", Unsafe), ("MYSQL_NOT_RUN_BY_US", Warning)]),
         ] {
             let judged = with(|facts| {
                 facts.settings = Settings { version: version.to_owned(), log_bin, sync_binlog: 1 };

@@ -31,7 +31,7 @@ async fn d_30_settings_that_lose_what_was_said_are_refused_or_accepted_explicitl
     let stage = Stage::at(&url, MysqlBuilder::accept_unsafe_settings).await;
     let found = stage.mysql.findings().await.unwrap();
     let codes: Vec<&str> = found.iter().map(|finding| finding.code).collect();
-    assert_eq!(codes, ["FLUSH_LOG", "SYNC_BINLOG"]);
+    assert_eq!(codes, ["MYSQL_FLUSH_LOG", "MYSQL_SYNC_BINLOG"]);
 
     // A plain commit could be lost, so one phase is two.
     let worked = stage.worked(DEBIT).await;

@@ -108,7 +108,7 @@ async fn d_28_what_a_branch_left_in_a_table_without_transactions_is_named_at_the
     let mut other = stage.other().await;
     other.query_drop("CREATE TABLE notes (n INT) ENGINE=MyISAM").await.unwrap();
     let found = stage.mysql.findings().await.unwrap();
-    assert_eq!((found.len(), found[0].code), (1, "NO_TRANSACTIONS"));
+    assert_eq!((found.len(), found[0].code), (1, "MYSQL_NO_TRANSACTIONS"));
     assert!(found[0].what.contains("notes (MyISAM)"), "{}", found[0].what);
 
     // It is a change: never read-only, and no rollback undoes it.

@@ -114,7 +114,7 @@ pub(crate) fn build(
                 for error in &errors {
                     let Some(file) = switched.get(&error.file) else { continue };
                     unviable.extend(refused(file, error, mutants));
-                    blame(file, error.at.clone(), &mut left_out);
+                    blame(file, error, &mut left_out);
                 }
                 if left_out.len() == before {
                     bail!("the compiler's errors belong to no mutant: {errors:?}");
@@ -281,14 +281,23 @@ fn package_of(folder: &Path, packages: &[String]) -> String {
 }
 
 /// The mutants that an error touches; or else the choices of the expression that it is in.
-fn blame(switched: &Switched, at: std::ops::Range<usize>, left_out: &mut BTreeSet<Number>) {
+fn blame(switched: &Switched, error: &Error, left_out: &mut BTreeSet<Number>) {
+    let at = &error.at;
     let touched: Vec<Number> = switched
         .places
         .iter()
         .filter(|(place, _)| place.start < at.end && at.start < place.end)
         .map(|(_, number)| *number)
         .collect();
-    if touched.is_empty() {
+    if touched.is_empty() && error.code.as_deref() == Some("E0271") {
+        // What is returned is not the iterator that was promised just before. The plain ones, of
+        // which there can be doubt least, come first.
+        let mut following: Vec<_> =
+            switched.places.iter().filter(|(place, _)| place.start >= at.end).collect();
+        following.sort_by_key(|(place, _)| place.start);
+        let same_body = following.windows(2).take_while(|pair| pair[1].0.start == pair[0].0.end);
+        left_out.extend(following.get(same_body.count()).map(|(_, number)| *number));
+    } else if touched.is_empty() {
         // Both sides of a choice must have one type: the error is in the other side, just after.
         let nearest = switched.places.iter().filter(|(place, _)| place.end <= at.start);
         left_out.extend(nearest.max_by_key(|(place, _)| place.end).map(|(_, number)| *number));
