@@ -83,7 +83,7 @@ fn crates_import_only_what_they_may() {
         ("coordinator/server", &["core", "recovery", "proto"]),
         ("participant-sdk", &["core", "proto", "recovery", "server"]),
         ("coordinator", &["core", "proto", "recovery", "sdk", "server"]),
-        ("tests", &["core", "proto", "recovery", "sdk", "server", "sim"]),
+        ("tests", &["core", "databases", "proto", "recovery", "sdk", "server", "sim"]),
         ("tests/databases", &[]),
         ("tests/mutants", &[]),
         ("tests/sim", &["core", "recovery"]),

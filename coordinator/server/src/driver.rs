@@ -11,7 +11,7 @@
 use crate::client_session::closing;
 use crate::convert;
 use crate::crash::after_write;
-use crate::examination::{Examination, Examinations};
+use crate::examination::Examinations;
 use crate::orphans::{self, Orphans};
 use crate::refusal::Refusal;
 use crate::registry::Registry;
@@ -552,13 +552,8 @@ impl Driver {
                 self.handle(now, Event::Requested { by, request: Request::Retry { gtrid } });
             }
             Query::Examine(to) => {
-                let opened = self.examinations.open(self.registry.resources_len());
-                let examination = opened.map(|(number, answers)| {
-                    let (asked, mute) = self.registry.examine(now, number);
-                    Examination { asked, mute, answers }
-                });
                 // The caller may be gone.
-                let _ = to.send(examination);
+                let _ = to.send(self.examinations.begin(now, &mut self.registry));
             }
             Query::Judge(from, branch, to) => {
                 let by = self.caller(Caller::Judge(branch, to));

@@ -2,10 +2,11 @@
 //! up. Nothing of the protocol depends on it.
 
 use crate::convert::{self, Hold};
+use crate::registry::Registry;
 use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 use unanimous_core::record::cut;
-use unanimous_core::{BranchId, InstanceId, ParticipantName, ResourceId};
+use unanimous_core::{BranchId, InstanceId, Millis, ParticipantName, ResourceId};
 use unanimous_proto::v1;
 
 /// Examinations at the same time.
@@ -90,8 +91,15 @@ pub(crate) struct Examinations {
 }
 
 impl Examinations {
-    /// A new one, unless there are as many as may be: its number, and where its answers come from.
-    pub(crate) fn open(&mut self, answers_max: usize) -> Option<(u64, mpsc::Receiver<Examined>)> {
+    /// Asks every session, unless there are as many examinations as may be.
+    pub(crate) fn begin(&mut self, now: Millis, registry: &mut Registry) -> Option<Examination> {
+        let (number, answers) = self.open(registry.resources_len())?;
+        let (asked, mute) = registry.examine(now, number);
+        Some(Examination { asked, mute, answers })
+    }
+
+    /// A new one: its number, and where its answers come from.
+    fn open(&mut self, answers_max: usize) -> Option<(u64, mpsc::Receiver<Examined>)> {
         self.open.retain(|_, to| !to.is_closed());
         if self.open.len() >= EXAMINATIONS_MAX {
             return None;

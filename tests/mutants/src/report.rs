@@ -91,8 +91,6 @@ struct Equivalent {
 /// What the command prints, and writes for the results page.
 #[derive(Default, Serialize)]
 struct Report {
-    /// Mutants of parts that were not run.
-    not_judged: usize,
     packages: BTreeMap<String, Score>,
     together: Score,
     museum_lines_left_out: usize,
@@ -109,7 +107,9 @@ struct Score {
     timed_out: usize,
     unviable: usize,
     equivalent: usize,
-    /// Caught, of caught and missed; nothing is skipped.
+    /// Not judged.
+    skipped: usize,
+    /// Caught, of caught, missed and skipped.
     score: f64,
 }
 
@@ -137,7 +137,8 @@ pub(crate) fn print(
         let listed =
             equivalents.iter().find(|listed| listed.mutant == name && listed.line == mutant.line);
         let Some(verdict) = known.get(&mutant.name) else {
-            report.not_judged += 1;
+            of_package.skipped += 1;
+            report.together.skipped += 1;
             continue;
         };
         for score in [of_package, &mut report.together] {
@@ -181,13 +182,13 @@ impl Report {
                 ("timeouts", score.timed_out),
                 ("unviable", score.unviable),
                 ("equivalent", score.equivalent),
+                ("skipped", score.skipped),
             ];
             for (what, count) in counts {
                 flat.insert(format!("{package}_{what}"), count.into());
             }
             flat.insert(format!("{package}_score"), score.score.into());
         }
-        flat.insert("not_judged".to_owned(), self.not_judged.into());
         flat.insert("equivalent".to_owned(), self.together.equivalent.into());
         flat.insert("score".to_owned(), self.together.score.into());
         flat
@@ -196,7 +197,7 @@ impl Report {
 
 impl Score {
     fn rate(&mut self) {
-        self.score = self.caught as f64 / (self.caught + self.missed).max(1) as f64;
+        self.score = self.caught as f64 / (self.caught + self.missed + self.skipped).max(1) as f64;
     }
 
     fn is_enough(&self) -> bool {
