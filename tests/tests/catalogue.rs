@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The cases of reliability.md, sections 3.1 to 3.9.
+/// The cases of reliability.md, sections 3.1 to 3.9 and 3.11.
 const CASES: &str = "
     P-01 P-02 P-05 P-07 P-10 P-11 P-13 P-15 P-16 P-18 P-19 P-21
     C-00 C-01 C-02 C-03 C-04 C-05 C-07 C-08 C-09 C-10 C-11 C-12 C-13 C-15 C-17 C-19
@@ -15,7 +15,9 @@ const CASES: &str = "
     T-01 T-02 T-04 T-05
     O-01 O-02 O-04 O-05 O-06 O-07 O-08 O-09 O-11
     B-02 B-03 B-04 B-05 B-07 B-08 B-09 B-10 B-11
-    Z-01 Z-04 Z-06 Z-07 Z-08 Z-10";
+    Z-01 Z-04 Z-06 Z-07 Z-08 Z-10
+    D-02 D-03 D-04 D-05 D-06 D-07 D-08 D-11 D-12 D-14 D-15 D-16 D-17 D-19 D-22 D-23 D-24 D-25 D-26
+    D-27 D-28 D-30 D-31";
 
 /// Where the crash points are listed.
 const CRASH_POINTS: [&str; 3] = [
