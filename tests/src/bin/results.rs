@@ -179,7 +179,9 @@ fn words(name: &str) -> String {
 fn plain(value: &Value) -> Option<String> {
     match value {
         Value::Number(number) if number.is_f64() => {
-            Some(format!("{:.1}", number.as_f64().unwrap_or_default()))
+            let number = number.as_f64().unwrap_or_default();
+            // A share is not rounded to the whole.
+            Some(if number <= 1.0 { format!("{number:.4}") } else { format!("{number:.1}") })
         }
         Value::Number(number) => Some(thousands(&number.to_string())),
         Value::String(text) => Some(text.replace('|', "\\|")),
@@ -235,11 +237,13 @@ mod tests {
     fn figures_become_tables() {
         let report = serde_json::json!({
             "schedules": 3_000_000, "seconds": 161.26, "hash": "x", "nested": {"a": 1},
+            "score": 0.975_4,
             "bugs": [{"name": "a|b", "found": true, "seed": 4}],
         });
         let text = tables(&report, &["hash", "seed"]);
         assert!(text.contains("| schedules | 3,000,000 |"), "{text}");
         assert!(text.contains("| seconds | 161.3 |"), "{text}");
+        assert!(text.contains("| score | 0.9754 |"), "{text}");
         assert!(text.contains("1 bugs:\n\n| found | name |"), "{text}");
         assert!(text.contains("| true | a\\|b |"), "{text}");
         assert!(!text.contains("hash") && !text.contains("nested") && !text.contains("seed"));
