@@ -42,13 +42,23 @@ impl Admin {
 
     /// Walks over the whole table piece by piece; between pieces the driver does its work.
     pub(crate) async fn walk(&self, scan: Scan) -> Result<Scanned, Status> {
-        let rows_max = scan.rows_max;
+        let mut rows = Vec::new();
+        let walked = self.walk_over(scan, |gtrid, row| rows.push((gtrid, row))).await?;
+        Ok(Scanned { rows, ..walked })
+    }
+
+    /// As [`Admin::walk`], for who does not want to keep the rows.
+    pub(crate) async fn walk_over(
+        &self,
+        scan: Scan,
+        mut take: impl FnMut(Gtrid, v1::Transaction),
+    ) -> Result<Scanned, Status> {
         let mut whole = Scanned::default();
         let mut next = scan;
         loop {
-            next.rows_max = rows_max - whole.rows.len();
             let piece = self.ask(|to| Query::Scan(next.clone(), to)).await?;
-            whole.rows.extend(piece.rows);
+            next.rows_max -= piece.rows.len();
+            piece.rows.into_iter().for_each(|(gtrid, row)| take(gtrid, row));
             whole.matched += piece.matched;
             whole.census.add(piece.census);
             for (name, count) in piece.pending {

@@ -116,15 +116,19 @@ async fn expected(admin: &Admin) -> Result<Expected, Status> {
     let in_doubt = "state=PREPARING or state=DECIDING or state=COMMITTING";
     let filter = filter(in_doubt).map_err(Refusal::status)?;
     let scan = Scan { filter, rows_max: usize::MAX, ..Scan::default() };
-    let rows = admin.walk(scan).await?.rows;
-    let branches = rows.into_iter().flat_map(|(gtrid, transaction)| {
-        let voted = |branch: &v1::Branch| branch.state() == v1::BranchState::Prepared;
-        transaction.branches.into_iter().filter(voted).filter_map(move |branch| {
-            let id = BranchId { gtrid, bqual: branch.bqual.parse().ok()? };
-            Some((id, (branch.participant, branch.resource_id)))
+    let mut expected = Expected::new();
+    admin
+        .walk_over(scan, |gtrid, transaction| {
+            let voted = |branch: &v1::Branch| branch.state() == v1::BranchState::Prepared;
+            for branch in transaction.branches.into_iter().filter(voted) {
+                if let Ok(bqual) = branch.bqual.parse() {
+                    let id = BranchId { gtrid, bqual };
+                    expected.insert(id, (branch.participant, branch.resource_id));
+                }
+            }
         })
-    });
-    Ok(branches.collect())
+        .await?;
+    Ok(expected)
 }
 
 /// Those that the log counts on and no process that reaches the resource holds, if one has listed

@@ -325,7 +325,11 @@ impl Mysql {
         let mut conn = self.outside().await?;
         let look = self.look(&mut conn, server, branch).await?;
         self.inner.table.remove(branch);
-        Ok(if look.marker { Done::Done } else { Done::RolledBack })
+        // Another table than the one that the marker would be in proves nothing.
+        Ok(match judge(&look, Some(&server.identity.evidence())) {
+            Done::Heuristic(BranchResult::RolledBack) => Done::RolledBack,
+            done => done,
+        })
     }
 
     /// Takes the connection from whoever has it. What was under way on it goes on at the server.
@@ -441,8 +445,8 @@ impl Mysql {
         let look = self.look(&mut conn, server, branch).await?;
         Ok(match end {
             End::Commit => judge(&look, evidence),
-            // A marker is never written without an order to commit, and an order to roll back never
-            // follows one: somebody has committed the branch by hand.
+            // A marker is seen only if the branch was committed, and while the coordinator needs it
+            // no rollback follows an order to commit: somebody has done it by hand.
             End::Rollback if look.marker => Done::Heuristic(BranchResult::Committed),
             End::Rollback => Done::Done,
         })

@@ -92,7 +92,10 @@ use tokio_postgres::Config;
 /// *Durability.* A vote and an acknowledgement are given when the server has forced its log, and
 /// when every synchronous standby has it, if there are any. *Evidence.* A vote carries system
 /// identifier, timeline and transaction id, with which a branch that is gone is judged; after the
-/// promotion of a standby nothing can be proved any more, and such a branch becomes a hazard.
+/// promotion of a standby nothing can be proved any more, and such a branch becomes a hazard. A
+/// branch that is told to roll back and has committed is a heuristic commit: also if another
+/// process of the participant committed it by order, and this one asks only when the coordinator
+/// has forgotten the transaction. It is looked at once too often rather than never.
 #[derive(Clone)]
 pub struct Postgres {
     work: Pool<Sessions>,

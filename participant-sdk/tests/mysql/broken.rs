@@ -4,7 +4,8 @@
 use crate::proxy::{Lost, Proxy};
 use crate::stage::{DEBIT, Stage, at_last, database, server, until};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use unanimous_sdk::{Done, Resource, Vote};
+use unanimous_sdk::mysql::mysql_async::prelude::Queryable;
+use unanimous_sdk::{BranchResult, Done, Resource, Vote};
 
 const CASES: [(Lost, bool); 4] =
     [(Lost::Request, false), (Lost::Request, true), (Lost::Reply, false), (Lost::Reply, true)];
@@ -148,6 +149,19 @@ async fn a_commit_in_one_phase_that_is_lost_is_answered_by_its_marker() {
         assert_eq!(stage.cents().await, cents);
         assert!(!stage.is_locked().await);
     }
+}
+
+/// The marker would not be there either if the table had been emptied after the commit.
+#[tokio::test(flavor = "multi_thread")]
+async fn regression_a_lost_commit_in_one_phase_is_not_judged_by_another_marker_table() {
+    let (stage, proxy) = behind_a_proxy().await;
+    let worked = stage.worked(DEBIT).await;
+    stage.other().await.query_drop("TRUNCATE TABLE unanimous_marker").await.unwrap();
+    lose(&stage, &proxy, Lost::Request, false).await;
+    let told = || stage.mysql.commit_one_phase(&worked.id);
+    let done = at_last("a commit", async || told().await).await;
+    assert!(proxy.has_lost());
+    assert_eq!(done, Done::Heuristic(BranchResult::Hazard));
 }
 
 /// As after a rollback that came while the answer was being looked for.

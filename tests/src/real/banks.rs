@@ -77,14 +77,8 @@ impl Banks {
     /// # Errors
     /// Not within `at_most`.
     pub async fn settled(&self, at_most: Duration) -> anyhow::Result<()> {
-        let started = Instant::now();
         for address in self.addresses {
-            let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-            let mut bank = BankServiceClient::new(endpoint.connect().await?);
-            while bank.describe(DescribeRequest {}).await?.into_inner().in_doubt > 0 {
-                anyhow::ensure!(started.elapsed() < at_most, "a bank is in doubt");
-                tokio::time::sleep(super::LOOK).await;
-            }
+            bank_settled(address, at_most).await?;
         }
         Ok(())
     }
@@ -115,6 +109,32 @@ impl Banks {
     }
 }
 
+/// Calls to a bank. Connections are made when they are needed, again and again.
+///
+/// # Errors
+/// The address cannot be used.
+pub fn bank_calls(
+    address: SocketAddr,
+    connect_max: Duration,
+) -> anyhow::Result<BankServiceClient<Channel>> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
+    let endpoint = endpoint.connect_timeout(connect_max).tcp_nodelay(true);
+    Ok(BankServiceClient::new(endpoint.connect_lazy()))
+}
+
+/// Waits until a bank holds nothing prepared.
+///
+/// # Errors
+/// Not within `at_most`, or it does not answer.
+pub async fn bank_settled(address: SocketAddr, at_most: Duration) -> anyhow::Result<()> {
+    let (started, mut bank) = (Instant::now(), bank_calls(address, at_most)?);
+    while bank.describe(DescribeRequest {}).await?.into_inner().in_doubt > 0 {
+        anyhow::ensure!(started.elapsed() < at_most, "the bank at {address} is in doubt");
+        tokio::time::sleep(super::LOOK).await;
+    }
+    Ok(())
+}
+
 /// Clients that move money from the first bank to the second, and remember what they were told.
 #[derive(Debug)]
 pub struct Transfers {
@@ -139,11 +159,7 @@ impl Transfers {
             .begin_within(begin_within)
             .resolve_within(RESOLVE_MAX)
             .connect()?;
-        let bank = |address: SocketAddr| -> anyhow::Result<_> {
-            let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-            let endpoint = endpoint.connect_timeout(TRANSFER_MAX).tcp_nodelay(true);
-            Ok(BankServiceClient::new(endpoint.connect_lazy()))
-        };
+        let bank = |address| bank_calls(address, TRANSFER_MAX);
         Ok(Arc::new(Self {
             client,
             banks: [bank(banks.addresses[0])?, bank(banks.addresses[1])?],

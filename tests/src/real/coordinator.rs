@@ -188,6 +188,19 @@ impl Coordinator {
         tokio::time::timeout(ANSWER_MAX, asked).await.context("no status in time")?
     }
 
+    /// Waits until so many participants have a session.
+    ///
+    /// # Errors
+    /// Not within `at_most`, or it does not answer.
+    pub async fn connected(&self, participants: u32, at_most: Duration) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while self.status().await?.participants_connected < participants {
+            anyhow::ensure!(started.elapsed() < at_most, "a participant has no session");
+            tokio::time::sleep(super::LOOK).await;
+        }
+        Ok(())
+    }
+
     /// Waits until nothing but heuristic outcomes is in its table.
     ///
     /// # Errors

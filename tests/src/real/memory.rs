@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use unanimous_core::LogId;
 use unanimous_sdk::{
-    Attached, BranchId, BranchResult, Client, CommitError, Done, Evidence, JoinError, Participant,
-    Prepared, Resource, Retry, Transaction, Vote,
+    Attached, BranchId, BranchResult, Client, CommitError, Done, Evidence, Gtrid, JoinError,
+    Participant, Prepared, Resolution, Resource, Retry, Transaction, Vote,
 };
 
 /// After a failure a client waits this long.
@@ -154,6 +154,16 @@ pub async fn transact(client: &Client, members: &[&Member]) -> Ended {
         }
     }
     ended(transaction.commit().await.map(drop))
+}
+
+/// What became of a transaction with two branches whose outcome was not told.
+pub async fn resolved(client: &Client, gtrid: Gtrid) -> Ended {
+    match client.resolve(gtrid, Some(2)).await {
+        Ok(Resolution::Committed { .. }) => Ended::Committed,
+        Ok(Resolution::RolledBack(rollback)) => Ended::RolledBack(rollback.to_string()),
+        Ok(Resolution::Heuristic(_)) => Ended::Heuristic,
+        _ => Ended::Unknown,
+    }
 }
 
 /// What a commit's answer means.

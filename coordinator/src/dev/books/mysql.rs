@@ -38,7 +38,8 @@ impl Books {
         id: String,
     ) -> Result<Self, Broken> {
         let opts = opts(at)?.init(vec![LOCK_OPTIONS]);
-        let database = Mysql::builder(opts).work_pool_max(CONNECTIONS_MAX).build();
+        let database =
+            Mysql::builder(opts).work_pool_max(CONNECTIONS_MAX).marker_table(marker(at)).build();
         let (accounts, entries) = (at.accounts(), at.entries());
         Ok(Self {
             database: builder.attach(id, database),
@@ -81,6 +82,11 @@ impl Books {
     }
 }
 
+/// Where the resource notes which branches have committed.
+fn marker(at: &Database) -> String {
+    format!("{}_marker", at.tables)
+}
+
 fn sum(at: &Database) -> String {
     format!("SELECT CAST(coalesce(sum(cents), 0) AS SIGNED) FROM {}", at.accounts())
 }
@@ -114,7 +120,8 @@ pub(super) async fn create(at: &Database) -> Result<(), Broken> {
 
 pub(super) async fn remove(at: &Database) -> Result<(), Broken> {
     let mut conn = connect(at).await?;
-    conn.query_drop(format!("DROP TABLE IF EXISTS {}, {}", at.accounts(), at.entries())).await?;
+    let tables = [at.accounts(), at.entries(), marker(at)].join(", ");
+    conn.query_drop(format!("DROP TABLE IF EXISTS {tables}")).await?;
     Ok(conn.disconnect().await?)
 }
 

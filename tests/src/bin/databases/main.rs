@@ -92,7 +92,7 @@ async fn rounds(
     rounds: u32,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    fleet.connected(HANG).await?;
+    fleet.coordinator.connected(2, HANG).await?;
     let clients = transfers.run(CLIENTS);
     let mut commits_min = usize::MAX;
     let mut in_turn = Vec::new();
@@ -122,7 +122,7 @@ async fn rounds(
     report.field("commits_in_a_round_min", commits_min);
     transfers.stop();
     clients.join_all().await;
-    fleet.connected(HANG).await?;
+    fleet.coordinator.connected(2, HANG).await?;
     transfers.resolve(report).await;
     fleet.settled(HANG).await?;
     let status = fleet.coordinator.status().await?;

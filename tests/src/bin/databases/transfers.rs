@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
-use unanimous_sdk::{Client, Gtrid, Resolution, Transaction};
+use tonic::transport::Channel;
+use unanimous_sdk::{Client, Gtrid, Transaction};
 use unanimous_tests::real::Report;
-use unanimous_tests::real::memory::{Ended, ended};
+use unanimous_tests::real::banks::bank_calls;
+use unanimous_tests::real::memory::{Ended, ended, resolved};
 use unanimous_tests::real::wire::MoveRequest;
 use unanimous_tests::real::wire::bank_service_client::BankServiceClient;
 
@@ -42,11 +43,7 @@ impl Transfers {
         let client = Client::builder(fleet.coordinator.url(), "transfers")
             .resolve_within(RESOLVE_MAX)
             .connect()?;
-        let bank = |bank| -> anyhow::Result<_> {
-            let endpoint = Endpoint::from_shared(format!("http://{}", fleet.address(bank)))?;
-            let endpoint = endpoint.connect_timeout(TRANSFER_MAX).tcp_nodelay(true);
-            Ok(BankServiceClient::new(endpoint.connect_lazy()))
-        };
+        let bank = |bank| bank_calls(fleet.address(bank), TRANSFER_MAX);
         let banks = [bank(Victim::BankA)?, bank(Victim::BankB)?];
         let (ledger, stopped) = Default::default();
         Ok(Self { client, banks, ledger, stopped })
@@ -124,12 +121,7 @@ impl Transfers {
         };
         report.field("asked_again", unknown.len());
         for gtrid in unknown {
-            let told = match self.client.resolve(gtrid, Some(2)).await {
-                Ok(Resolution::Committed { .. }) => Ended::Committed,
-                Ok(Resolution::RolledBack(rollback)) => Ended::RolledBack(rollback.to_string()),
-                Ok(Resolution::Heuristic(_)) => Ended::Heuristic,
-                _ => Ended::Unknown,
-            };
+            let told = resolved(&self.client, gtrid).await;
             report.must(told != Ended::Unknown, || format!("{gtrid} has no outcome"));
             self.locked().insert(gtrid, told);
         }

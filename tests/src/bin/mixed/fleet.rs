@@ -4,12 +4,10 @@ use anyhow::Context as _;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
-use tonic::transport::Endpoint;
+use std::time::Duration;
+use unanimous_tests::real::banks::bank_settled;
 use unanimous_tests::real::coordinator::free_port;
-use unanimous_tests::real::wire::DescribeRequest;
-use unanimous_tests::real::wire::bank_service_client::BankServiceClient;
-use unanimous_tests::real::{Coordinator, LOOK, Process, binary, wait_until};
+use unanimous_tests::real::{Coordinator, Process, binary, wait_until};
 
 const LISTENS_MAX: Duration = Duration::from_secs(60);
 
@@ -144,27 +142,11 @@ impl Fleet {
         self.banks.iter_mut().flatten().try_for_each(Process::check_runs)
     }
 
-    /// Waits until both banks have a session with the coordinator.
-    pub(crate) async fn connected(&self, at_most: Duration) -> anyhow::Result<()> {
-        let started = Instant::now();
-        while self.coordinator.status().await?.participants_connected < 2 {
-            anyhow::ensure!(started.elapsed() < at_most, "a bank has no session");
-            tokio::time::sleep(LOOK).await;
-        }
-        Ok(())
-    }
-
     /// Waits until nothing is unfinished, at the coordinator and at the banks.
     pub(crate) async fn settled(&self, at_most: Duration) -> anyhow::Result<()> {
         self.coordinator.settled(at_most).await?;
         for bank in [Victim::Rust, Victim::Python] {
-            let started = Instant::now();
-            let endpoint = Endpoint::from_shared(format!("http://{}", self.address(bank)))?;
-            let mut calls = BankServiceClient::new(endpoint.connect().await?);
-            while calls.describe(DescribeRequest {}).await?.into_inner().in_doubt > 0 {
-                anyhow::ensure!(started.elapsed() < at_most, "{} is in doubt", bank.name());
-                tokio::time::sleep(LOOK).await;
-            }
+            bank_settled(self.address(bank), at_most).await?;
         }
         Ok(())
     }

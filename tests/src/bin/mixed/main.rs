@@ -91,7 +91,7 @@ async fn rounds(
     arguments: &Arguments,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    fleet.connected(HANG).await?;
+    fleet.coordinator.connected(2, HANG).await?;
     transfers.all_commit(report).await;
     let clients = transfers.run(CLIENTS);
     for round in 1..=arguments.rounds {
@@ -107,7 +107,7 @@ async fn rounds(
     transfers.stop();
     clients.join_all().await;
     fleet.check_run()?;
-    fleet.connected(HANG).await?;
+    fleet.coordinator.connected(2, HANG).await?;
     transfers.resolve(report).await;
     fleet.settled(HANG).await?;
     let status = fleet.coordinator.status().await?;

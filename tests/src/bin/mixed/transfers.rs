@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
-use unanimous_sdk::{Client, CommitError, Gtrid, Resolution, RollbackReason, Transaction};
+use unanimous_sdk::{Client, CommitError, Gtrid, RollbackReason, Transaction};
 use unanimous_tests::real::Report;
-use unanimous_tests::real::memory::{Ended, ended};
+use unanimous_tests::real::banks::bank_calls;
+use unanimous_tests::real::memory::{Ended, ended, resolved};
 use unanimous_tests::real::wire::MoveRequest;
 use unanimous_tests::real::wire::bank_service_client::BankServiceClient;
 
@@ -63,11 +64,7 @@ impl Transfers {
         let client = Client::builder(fleet.coordinator.url(), "transfers")
             .resolve_within(RESOLVE_MAX)
             .connect()?;
-        let bank = |bank| -> anyhow::Result<_> {
-            let endpoint = Endpoint::from_shared(format!("http://{}", fleet.address(bank)))?;
-            let endpoint = endpoint.connect_timeout(TRANSFER_MAX).tcp_nodelay(true);
-            Ok(BankServiceClient::new(endpoint.connect_lazy()))
-        };
+        let bank = |bank| bank_calls(fleet.address(bank), TRANSFER_MAX);
         let banks = [bank(Victim::Rust)?, bank(Victim::Python)?];
         let (ledger, voted_no, stopped) = Default::default();
         Ok(Self { client, banks, ledger, voted_no, stopped })
@@ -185,12 +182,7 @@ impl Transfers {
         report.field("asked_again", unknown.len());
         for gtrid in unknown {
             // Nothing was committed with fewer.
-            let told = match self.client.resolve(gtrid, Some(2)).await {
-                Ok(Resolution::Committed { .. }) => Ended::Committed,
-                Ok(Resolution::RolledBack(rollback)) => Ended::RolledBack(rollback.to_string()),
-                Ok(Resolution::Heuristic(_)) => Ended::Heuristic,
-                _ => Ended::Unknown,
-            };
+            let told = resolved(&self.client, gtrid).await;
             report.must(told != Ended::Unknown, || format!("{gtrid} has no outcome"));
             if let Some(transfer) = self.locked().get_mut(&gtrid) {
                 transfer.told = told;
