@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 use unanimous_core::record::{BranchRecord, OutcomeRecord};
-use unanimous_core::{Bqual, BranchResult, Decision, Record, ResourceId};
+use unanimous_core::{AuditEntry, Bqual, BranchResult, Decision, Record, ResourceId};
 use unanimous_recovery::codec::{CodecError, decode_record};
 use unanimous_recovery::{LogKind, StoredRecord};
 
@@ -129,9 +129,11 @@ fn gtrid(record: &Record) -> Option<unanimous_core::Gtrid> {
         | Record::OutcomeFloor { .. }
         | Record::CarriedOutcomes { .. }
         | Record::Participant { .. } => None,
+        Record::OperatorAct { entry } => entry.gtrid,
         Record::Commit { gtrid, .. }
         | Record::Carried { gtrid, .. }
         | Record::Labelled { gtrid, .. }
+        | Record::Forced { gtrid, .. }
         | Record::Forgotten { gtrid, .. }
         | Record::Heuristic { gtrid, .. }
         | Record::Matched { gtrid, .. }
@@ -176,6 +178,22 @@ fn line(stored: &StoredRecord, record: &Record, output: Output) -> String {
             let words: Vec<String> =
                 labels.iter().map(|(key, value)| format!("{key}={value:?}")).collect();
             format!("LABELLED   {gtrid} {}", words.join(" "))
+        }
+        Record::Forced { gtrid, name, decision, branches, asserted, resolved, .. } => {
+            let resolved = if *resolved { "resolved, " } else { "" };
+            let decision = decision_word(*decision);
+            let (asserted, branches) = (asserted.len(), branches_words(branches));
+            format!(
+                "FORCED     {gtrid} {name} {resolved}decided {decision} {branches}, \
+                 {asserted} asserted"
+            )
+        }
+        Record::OperatorAct { entry } => {
+            let AuditEntry { number, who, from, kind, result, reason, .. } = &**entry;
+            let about = entry.gtrid.map(|gtrid| gtrid.to_string()).unwrap_or_default();
+            format!(
+                "OPERATOR   {about} {number}: {kind:?} {result:?} by {who} from {from}: {reason}"
+            )
         }
     };
     format!("{:>10} {:>10}  {at}  {what}", stored.frame.0, stored.lsn.0)
@@ -242,7 +260,7 @@ fn value(stored: &StoredRecord, record: &Record) -> Value {
             "decision": decision_word(*decision),
             "heuristic": heuristic,
             "branches": branches.iter().map(branch_value).collect::<Vec<_>>(),
-            "matched": matched.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "matched": words(matched),
         }),
         Record::CarriedOutcomes { committed } => json!({
             "record": "carried_outcomes",
@@ -263,6 +281,34 @@ fn value(stored: &StoredRecord, record: &Record) -> Value {
             "gtrid": gtrid.to_string(),
             "labels": labels.iter().collect::<std::collections::BTreeMap<_, _>>(),
         }),
+        Record::Forced { gtrid, name, decision, branches, matched, asserted, resolved } => json!({
+            "record": "forced",
+            "gtrid": gtrid.to_string(),
+            "name": name.as_str(),
+            "decision": decision_word(*decision),
+            "branches": branches.iter().map(branch_value).collect::<Vec<_>>(),
+            "matched": words(matched),
+            "asserted": words(asserted),
+            "resolved": resolved,
+        }),
+        Record::OperatorAct { entry } => json!({
+            "record": "operator_act",
+            "gtrid": entry.gtrid.map(|gtrid| gtrid.to_string()),
+            "bqual": entry.bqual.map(|bqual| bqual.to_string()),
+            "number": entry.number,
+            "at_ms": entry.at_ms,
+            "who": entry.who,
+            "from": entry.from,
+            "kind": format!("{:?}", entry.kind),
+            "result": format!("{:?}", entry.result),
+            "end": entry.end.map(result_word),
+            "before": entry.before,
+            "after": entry.after,
+            "plan": entry.plan,
+            "reason": entry.reason,
+            "evidence": entry.evidence,
+            "concerns": entry.concerns,
+        }),
     };
     value["frame"] = stored.frame.0.into();
     value["lsn"] = stored.lsn.0.into();
@@ -270,8 +316,11 @@ fn value(stored: &StoredRecord, record: &Record) -> Value {
     value
 }
 
+fn words(bquals: &[Bqual]) -> Vec<String> {
+    bquals.iter().map(ToString::to_string).collect()
+}
+
 fn outcome_value(outcome: &OutcomeRecord) -> Value {
-    let words = |bquals: &[Bqual]| bquals.iter().map(ToString::to_string).collect::<Vec<_>>();
     json!({
         "gtrid": outcome.gtrid.to_string(),
         "branches": words(&outcome.branches),

@@ -113,6 +113,7 @@ fn rows(status: &v1::GetStatusResponse) -> Vec<Vec<String>> {
         ("recovered", recovered),
         ("orphans", format!("{} branches that no record explains", status.orphans)),
         ("unexpected", format!("{} messages", status.unexpected_messages_total)),
+        ("not allowed", format!("{} calls", status.refused_calls_total)),
     ]);
     rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect()
 }

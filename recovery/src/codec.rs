@@ -11,8 +11,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use unanimous_core::Record;
 
-/// Tags of core records in format 1. Reserved, in this order, are 7 to 14: Intent, Abort, Prepared,
-/// OperatorAct, Branch, Begin, Lease, Nested.
+/// Tags of core records in format 1. Reserved are 7 to 9: Intent, Abort, Prepared; and 11 to 14:
+/// Branch, Begin, Lease, Nested.
 mod tag {
     pub(super) const BOOT: u8 = 1;
     pub(super) const COMMIT: u8 = 2;
@@ -20,11 +20,13 @@ mod tag {
     pub(super) const MATCHED: u8 = 4;
     pub(super) const END: u8 = 5;
     pub(super) const OUTCOME_FLOOR: u8 = 6;
+    pub(super) const OPERATOR_ACT: u8 = 10;
     pub(super) const CARRIED: u8 = 15;
     pub(super) const CARRIED_OUTCOMES: u8 = 16;
     pub(super) const FORGOTTEN: u8 = 17;
     pub(super) const PARTICIPANT: u8 = 18;
     pub(super) const LABELLED: u8 = 19;
+    pub(super) const FORCED: u8 = 20;
 }
 
 /// bincode counts decoded sizes, at most 8 times the encoded ones (a u64 of one byte).
@@ -86,6 +88,11 @@ pub fn encode_record(record: &Record) -> Vec<u8> {
             fields(tag::PARTICIPANT, encode(&(name, resources)))
         }
         Record::Labelled { gtrid, labels } => fields(tag::LABELLED, encode(&(gtrid, labels))),
+        Record::Forced { gtrid, name, decision, branches, matched, asserted, resolved } => {
+            let state = (gtrid, name, decision, branches, matched, asserted, resolved);
+            fields(tag::FORCED, encode(&state))
+        }
+        Record::OperatorAct { entry } => fields(tag::OPERATOR_ACT, encode(entry)),
     }
 }
 
@@ -135,6 +142,11 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record, CodecError> {
             let (gtrid, labels) = decode(fields)?;
             Record::Labelled { gtrid, labels }
         }
+        tag::FORCED => {
+            let (gtrid, name, decision, branches, matched, asserted, resolved) = decode(fields)?;
+            Record::Forced { gtrid, name, decision, branches, matched, asserted, resolved }
+        }
+        tag::OPERATOR_ACT => Record::OperatorAct { entry: Box::new(decode(fields)?) },
         unknown => return Err(CodecError::UnknownTag(unknown)),
     })
 }
@@ -167,8 +179,8 @@ mod tests {
     use proptest::prelude::*;
     use unanimous_core::record::{BranchKind, BranchRecord, Evidence, OutcomeRecord};
     use unanimous_core::{
-        Bqual, BranchResult, Decision, Gtrid, Labels, LogId, Owner, ParticipantName, ResourceId,
-        TransactionName,
+        AuditEntry, AuditKind, AuditResult, Bqual, BranchResult, Decision, Gtrid, Labels, LogId,
+        Owner, ParticipantName, ResourceId, TransactionName,
     };
 
     fn records() -> Vec<(&'static str, Record)> {
@@ -209,6 +221,15 @@ mod tests {
             branches: branches.clone(),
             matched: vec![bqual],
         };
+        let forced = Record::Forced {
+            gtrid,
+            name: name.clone(),
+            decision: Decision::Commit,
+            branches: branches.clone(),
+            matched: Vec::new(),
+            asserted: vec![bqual],
+            resolved: true,
+        };
         vec![
             ("boot", Record::Boot { epoch: u32::MAX }),
             ("commit", Record::Commit { gtrid, name: name.clone(), branches: branches.clone() }),
@@ -221,7 +242,31 @@ mod tests {
             ("forgotten", Record::Forgotten { gtrid, bqual }),
             ("participant", Record::Participant { name: participant, resources }),
             ("labelled", Record::Labelled { gtrid, labels }),
+            ("forced", forced),
+            ("operator_act", Record::OperatorAct { entry: Box::new(entry(gtrid, bqual)) }),
         ]
+    }
+
+    fn entry(gtrid: Gtrid, bqual: Bqual) -> AuditEntry {
+        AuditEntry {
+            number: 1,
+            at_ms: 1_790_000_000_000,
+            who: "alice".into(),
+            from: "192.0.2.7:4711".into(),
+            kind: AuditKind::Assert,
+            result: AuditResult::Done,
+            gtrid: Some(gtrid),
+            bqual: Some(bqual),
+            end: Some(BranchResult::Committed),
+            before: "COMMITTING".into(),
+            after: "HEURISTIC".into(),
+            plan: "bank-b PREPARED -> COMMITTED".into(),
+            reason: "INC-4411".into(),
+            evidence: "row 17 is there".into(),
+            concerns: 0,
+            previous: [0; 32],
+            hash: [255; 32],
+        }
     }
 
     /// The committed files are what a released version wrote. `UNANIMOUS_BLESS=1` writes those of a
@@ -257,7 +302,7 @@ mod tests {
                 assert_eq!(decode_record(&longer), Err(CodecError::TrailingBytes(more)), "{name}");
             }
         }
-        for unknown in [0, 7, 14, 20, 255] {
+        for unknown in [0, 7, 14, 21, 255] {
             assert_eq!(decode_record(&[unknown, 1]), Err(CodecError::UnknownTag(unknown)));
         }
     }

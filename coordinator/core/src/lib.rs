@@ -26,6 +26,7 @@
 //! Rules cite the contract by section: "section 3" is the coordinator's table, "section 6" says who
 //! may be told "rolled back".
 
+pub mod audit;
 pub mod backoff;
 pub mod coordinator;
 pub mod id;
@@ -37,6 +38,7 @@ pub mod presume;
 pub mod record;
 pub mod tally;
 
+pub use audit::{Act, ActRefusal, AuditEntry, AuditKind, AuditResult};
 pub use coordinator::{Coordinator, Limits};
 pub use id::{
     Bqual, BranchId, Gtrid, IdError, InstanceId, Labels, LogId, Owner, ParticipantName, ResourceId,

@@ -1,5 +1,6 @@
 //! What goes into the coordinator and what comes out of it.
 
+use crate::audit::{Act, ActRefusal, AuditEntry};
 use crate::id::{
     BranchId, Gtrid, InstanceId, Labels, Owner, ParticipantName, ResourceId, TransactionName,
 };
@@ -88,6 +89,23 @@ pub enum Request {
     Retry {
         /// The transaction.
         gtrid: Gtrid,
+    },
+    /// An operator's act. Replied to when its effect is durable, or begun.
+    Operate {
+        /// On which transaction.
+        gtrid: Gtrid,
+        /// Its version in the operator's plan.
+        version: u64,
+        /// What.
+        act: Act,
+        /// For the audit: durable before any effect.
+        entry: Box<AuditEntry>,
+    },
+    /// An entry for the audit that has no effect on a transaction: a refusal, a proposal, a
+    /// decision about an orphan. Replied to when it is durable.
+    Audit {
+        /// The entry.
+        entry: Box<AuditEntry>,
     },
     /// Tell a participant what became of its branch.
     Inquire {
@@ -287,14 +305,22 @@ pub enum Response {
     Ended(Ending),
     /// To `Resolve`: not decided yet.
     Pending,
-    /// To `Commit`, `Rollback`, `Resolve`: no record, and nothing may be presumed. To `Retry`: no
-    /// such transaction in the table.
+    /// To `Commit`, `Rollback`, `Resolve`: no record, and nothing may be presumed. To `Retry` and
+    /// `Operate`: no such transaction in the table.
     Unknown,
     /// To `Retry`.
     Retried {
         /// Branches that something was sent to; none: it waits for no branch.
         branches: usize,
     },
+    /// To `Operate`: done.
+    Operated,
+    /// To `Operate`: the state forbids it.
+    ActRefused(ActRefusal),
+    /// To `Operate`: the transaction moved while the entry was being written; no effect.
+    Overtaken,
+    /// To `Audit`: durable.
+    Audited,
     /// To `Inquire`.
     Verdict(Verdict),
     /// Not carried out, nothing changed.
@@ -332,6 +358,8 @@ pub enum RollbackCause {
     LogFull,
     /// No record.
     Presumed,
+    /// An operator rolled it back.
+    Forced,
 }
 
 /// Why a branch was not enlisted.
@@ -366,6 +394,8 @@ pub enum Refusal {
     },
     /// The log has not taken this life's first record yet: try again soon.
     Starting,
+    /// The audit has as many entries as it may have.
+    AuditFull,
     /// Longer than the limit.
     TimeoutTooLong {
         /// The limit.

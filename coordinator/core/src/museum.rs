@@ -40,6 +40,8 @@ bugs! {
     RecoveredBranchesUnsynced = "recovered-branches-unsynced",
     /// A failed sync is tried again, and its second success believed.
     SyncTriedAgain = "sync-tried-again",
+    /// An operator's act has its effect when its entry in the audit is in the page cache.
+    ActBeforeItsRecord = "act-before-its-record",
     /// A late prepare creates a branch.
     LatePrepareCreates = "late-prepare-creates",
     /// A participant rolls back prepared branches when it restarts.

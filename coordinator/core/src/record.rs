@@ -4,9 +4,10 @@
 //! group). A rollback of plain two-phase commit writes nothing: it is presumed (section 6).
 //!
 //! Foreseen, with their places reserved in the codec's tag table: Intent (last resource), Abort,
-//! Prepared (subordinate), OperatorAct, Branch (TCC over HTTP), Begin (sagas, messages). A reader
+//! Prepared (subordinate), Branch (TCC over HTTP), Begin (sagas, messages). A reader
 //! that meets a tag it does not know refuses the log as of a newer format; nothing is skipped.
 
+use crate::audit::AuditEntry;
 use crate::id::{Bqual, Gtrid, Labels, ParticipantName, ResourceId, TransactionName};
 use crate::outcome::{BranchResult, Decision};
 use serde::{Deserialize, Serialize};
@@ -101,7 +102,33 @@ pub enum Record {
         /// In order.
         resources: Vec<ResourceId>,
     },
-    /// **L** The labels of the transaction whose Commit, Heuristic or Carried record comes before
+    /// **F** As [`Record::Heuristic`], of a transaction that an operator has acted on; as
+    /// [`Record::Carried`] when it moves (then **L**). A later record of its whole state replaces it.
+    Forced {
+        /// The transaction.
+        gtrid: Gtrid,
+        /// For lists.
+        name: TransactionName,
+        /// What was decided (one-phase: what was asked for).
+        decision: Decision,
+        /// All branches of phase two with their results so far.
+        branches: Vec<BranchRecord>,
+        /// Those that decided alone, as decided, and have not said that they forgot.
+        matched: Vec<Bqual>,
+        /// Those whose result is an operator's word, and that have not been seen gone.
+        asserted: Vec<Bqual>,
+        /// It is off the list of heuristic outcomes.
+        resolved: bool,
+    },
+    /// **F** An entry of the audit, before any effect of what it tells; **L** when it moves. Kept
+    /// for ever. Nothing of a transaction follows from it: the act's effect has records of its own.
+    /// A decision about an orphan is in force with it.
+    OperatorAct {
+        /// The entry.
+        entry: Box<AuditEntry>,
+    },
+    /// **L** The labels of the transaction whose Commit, Heuristic, Forced or Carried record
+    /// comes before
     /// it. For people: nothing follows from it, and without that record it is nothing.
     Labelled {
         /// The transaction.

@@ -1,7 +1,10 @@
 //! `AdminService`: on a runtime and a port of its own, talks to the driver through a bounded queue.
 
+use crate::acts::{Acted, Operator, Order, OrphanOrder, convert};
 use crate::doctor;
+use crate::driver::no_such_transaction;
 use crate::filter::{self, Filter};
+use crate::identity::{Caller, How};
 use crate::refusal::Refusal;
 use crate::view::{Census, Query, Retried, Scan, Scanned};
 use std::collections::BTreeMap;
@@ -93,6 +96,30 @@ impl Admin {
         Ok(participants)
     }
 
+    /// Keeps a page of the longest locked while it walks, whatever the length of the table.
+    async fn longest_locked(
+        &self,
+        scan: Scan,
+        page: usize,
+    ) -> Result<v1::ListTransactionsResponse, Status> {
+        let mut kept: BTreeMap<(u64, Gtrid), v1::Transaction> = BTreeMap::new();
+        let scan = Scan { rows_max: usize::MAX, rows_after: None, ..scan };
+        let whole = self.walk_over(scan, |gtrid, row| {
+            kept.insert((row.locked_ms, gtrid), row);
+            if kept.len() > page {
+                kept.pop_first();
+            }
+        });
+        let total = whole.await?.matched;
+        let transactions = kept.into_values().rev().collect();
+        Ok(v1::ListTransactionsResponse { transactions, total, ..Default::default() })
+    }
+
+    async fn act(&self, order: Order) -> Result<Acted, Status> {
+        let acted = self.ask(|to| Query::Act(Box::new(order), to)).await?;
+        acted.map_err(Refusal::status)
+    }
+
     async fn find(&self, text: &str) -> Result<v1::Transaction, Status> {
         match name(text).map_err(Refusal::status)? {
             Name::Full(gtrid) => self.ask(|to| Query::Get(gtrid, to)).await?.ok_or_else(not_there),
@@ -118,8 +145,7 @@ impl Admin {
 }
 
 fn not_there() -> Status {
-    let detail = "no unfinished transaction has this id; it may have ended, or never begun";
-    Refusal::not_found(detail).status()
+    no_such_transaction().status()
 }
 
 #[tonic::async_trait]
@@ -136,11 +162,15 @@ impl v1::admin_service_server::AdminService for Admin {
         request: Request<v1::ListTransactionsRequest>,
     ) -> Result<Response<v1::ListTransactionsResponse>, Status> {
         let wire = request.into_inner();
-        let page = page_size(wire.page_size);
+        let (page, order) = (page_size(wire.page_size), wire.order());
         let rows_after = page_token(&wire.page_token).map_err(Refusal::status)?;
         let filter = filter(&wire.filter).map_err(Refusal::status)?;
         // One more than the page, to know whether another follows.
-        let scan = Scan { filter, rows_after, rows_max: page + 1, ..Scan::default() };
+        let resolved = filter.as_ref().is_some_and(|filter| filter.asks_for_resolved());
+        let scan = Scan { filter, rows_after, rows_max: page + 1, resolved, ..Scan::default() };
+        if order == v1::TransactionOrder::Locked {
+            return Ok(Response::new(self.longest_locked(scan, page).await?));
+        }
         let Scanned { mut rows, matched, .. } = self.walk(scan).await?;
         let more = rows.len() > page;
         rows.truncate(page);
@@ -212,6 +242,102 @@ impl v1::admin_service_server::AdminService for Admin {
     ) -> Result<Response<v1::DiagnoseResponse>, Status> {
         Ok(Response::new(doctor::diagnose(self).await?))
     }
+
+    async fn plan_act(
+        &self,
+        request: Request<v1::PlanActRequest>,
+    ) -> Result<Response<v1::PlanActResponse>, Status> {
+        let wanted = convert::wanted(request.into_inner().act).map_err(Refusal::status)?;
+        let planned = self.ask(|to| Query::Plan(wanted, to)).await?.map_err(Refusal::status)?;
+        let plan = planned.ok_or_else(not_there)?;
+        Ok(Response::new(v1::PlanActResponse { plan: Some(plan) }))
+    }
+
+    async fn force_transaction(
+        &self,
+        request: Request<v1::ForceTransactionRequest>,
+    ) -> Result<Response<v1::ForceTransactionResponse>, Status> {
+        let by = operator(&request);
+        let v1::ForceTransactionRequest { act, version, reason, evidence } = request.into_inner();
+        let order = order(by, act, version, reason, evidence, false).map_err(Refusal::status)?;
+        let Acted { transaction, audit_number, .. } = self.act(order).await?;
+        Ok(Response::new(v1::ForceTransactionResponse { transaction, audit_number }))
+    }
+
+    async fn propose_act(
+        &self,
+        request: Request<v1::ProposeActRequest>,
+    ) -> Result<Response<v1::ProposeActResponse>, Status> {
+        let by = operator(&request);
+        let v1::ProposeActRequest { act, version, reason, evidence } = request.into_inner();
+        let order = order(by, act, version, reason, evidence, true).map_err(Refusal::status)?;
+        let Acted { proposal, .. } = self.act(order).await?;
+        Ok(Response::new(v1::ProposeActResponse { proposal }))
+    }
+
+    async fn approve_act(
+        &self,
+        request: Request<v1::ApproveActRequest>,
+    ) -> Result<Response<v1::ApproveActResponse>, Status> {
+        let by = operator(&request);
+        let v1::ApproveActRequest { proposal, reason } = request.into_inner();
+        let reason = convert::words("reason", reason, true).map_err(Refusal::status)?;
+        let acted = self.ask(|to| Query::Approve(by, proposal, reason, to)).await?;
+        let Acted { transaction, audit_number, .. } = acted.map_err(Refusal::status)?;
+        Ok(Response::new(v1::ApproveActResponse { transaction, audit_number }))
+    }
+
+    async fn list_proposals(
+        &self,
+        _: Request<v1::ListProposalsRequest>,
+    ) -> Result<Response<v1::ListProposalsResponse>, Status> {
+        Ok(Response::new(self.ask(Query::Proposals).await?))
+    }
+
+    async fn resolve_orphan(
+        &self,
+        request: Request<v1::ResolveOrphanRequest>,
+    ) -> Result<Response<v1::ResolveOrphanResponse>, Status> {
+        let by = operator(&request);
+        let request = request.into_inner();
+        let (branch, end) = convert::orphan(&request).map_err(Refusal::status)?;
+        let reason = convert::words("reason", request.reason, true).map_err(Refusal::status)?;
+        let order = Box::new(OrphanOrder { by, branch, end, reason });
+        let acted = self.ask(|to| Query::ResolveOrphan(order, to)).await?;
+        let Acted { audit_number, .. } = acted.map_err(Refusal::status)?;
+        Ok(Response::new(v1::ResolveOrphanResponse { audit_number }))
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<v1::ListAuditRequest>,
+    ) -> Result<Response<v1::ListAuditResponse>, Status> {
+        let v1::ListAuditRequest { page_size: page, after, gtrid } = request.into_inner();
+        let gtrid = (!gtrid.is_empty()).then(|| convert::gtrid(&gtrid));
+        let gtrid = gtrid.transpose().map_err(Refusal::status)?;
+        let page = page_size(page);
+        Ok(Response::new(self.ask(|to| Query::Audit(after, page, gtrid, to)).await?))
+    }
+}
+
+/// Who makes the request, for the audit.
+fn operator<T>(request: &Request<T>) -> Operator {
+    let Caller { name, from, how, .. } = Caller::of(request);
+    Operator { name, from, verified: how != How::Unverified }
+}
+
+fn order(
+    by: Operator,
+    act: Option<v1::Act>,
+    version: u64,
+    reason: String,
+    evidence: String,
+    propose: bool,
+) -> Result<Order, Refusal> {
+    let wanted = convert::wanted(act)?;
+    let reason = convert::words("reason", reason, true)?;
+    let evidence = convert::words("evidence", evidence, false)?;
+    Ok(Order { by, wanted, version, reason, evidence, propose })
 }
 
 /// Participants that the log names and nobody has met in this life are listed too, without an

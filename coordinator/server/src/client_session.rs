@@ -43,7 +43,7 @@ impl v1::client_service_server::ClientService for Clients {
 }
 
 async fn transact(gate: Gate, opening: Opening<v1::TransactRequest, v1::TransactResponse>) {
-    let Opening { session, mut inbound, queue, kill, place } = opening;
+    let Opening { session, mut inbound, queue, kill, place, .. } = opening;
     let closing = |detail: &str| {
         tracing::debug!(?session, detail, "client refused");
         // A new queue has room; a peer that is gone needs no words.

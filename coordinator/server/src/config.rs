@@ -6,9 +6,10 @@ use unanimous_core::Limits;
 use unanimous_core::record::DETAIL_BYTES_MAX;
 use unanimous_recovery::frame::RECORD_BYTES_MAX;
 
-/// The most one branch adds to a record: its id (twice where it decided alone), names, evidence and
+/// The most one branch adds to a record: its id (again where it decided alone, and where an operator has
+/// said how it ended), names, evidence and
 /// words at their longest, and their lengths.
-const BRANCH_RECORD_BYTES_MAX: usize = 2 * 24 + 65 + 130 + 2 + 296 + 2 + DETAIL_BYTES_MAX + 3;
+const BRANCH_RECORD_BYTES_MAX: usize = 3 * 24 + 65 + 130 + 2 + 296 + 2 + DETAIL_BYTES_MAX + 3;
 /// What a record holds besides its branches: gtrid, name, decision, tag, count.
 const RECORD_HEAD_BYTES_MAX: usize = 128;
 /// Below this a hello with its in-doubt list would not fit.
@@ -58,6 +59,8 @@ pub struct Config {
     /// While the oldest record has been waiting for the disk for this long, in milliseconds, Begin
     /// is refused with LOG_SLOW. Nothing that was handed to the log is given up.
     pub log_slow_ms: u64,
+    /// An operator's act has its effect only when a second person has approved it.
+    pub second_person: bool,
     /// Branches that no record explains and that are listed for the operator. At the limit further
     /// ones are only counted.
     pub orphans_max: usize,
@@ -95,6 +98,7 @@ impl Default for Config {
             log_queue_bytes_max: 64 << 20,
             log_bytes_compact: 3 << 20,
             log_slow_ms: 1_000,
+            second_person: false,
             orphans_max: 1_000,
             queries_queue: 64,
             keepalive_ms: 10_000,
@@ -132,6 +136,7 @@ impl Config {
             ("events_queue", self.events_queue),
             ("calls_per_client_max", self.calls_per_client_max),
             ("calls_max", self.calls_max),
+            ("limits.audit_max", self.limits.audit_max),
             ("limits.participants_max", self.limits.participants_max),
             ("limits.outcomes_max", self.limits.outcomes_max),
             ("limits.redrive_window", self.limits.redrive_window),

@@ -7,6 +7,7 @@
 use crate::crash;
 use futures_util::task::AtomicWaker;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +23,14 @@ use tonic::transport::server::Connected;
 /// How long the accept loop rests after an error such as "too many open files".
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Closes one connection. Found in the extensions of each request that came over it.
+/// What is known of the connection a request came over. Found in its extensions.
+#[derive(Clone, Debug)]
+pub(crate) struct Via {
+    pub(crate) kill: Kill,
+    pub(crate) peer: SocketAddr,
+}
+
+/// Closes one connection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Kill(Arc<KillState>);
 
@@ -53,17 +61,17 @@ const PREFACE_BYTES: usize = 24;
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
-    kill: Kill,
+    via: Via,
     /// Until the peer has sent its preface: what is missing, and how long it may take.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Kill;
+    type ConnectInfo = Via;
 
-    fn connect_info(&self) -> Kill {
-        self.kill.clone()
+    fn connect_info(&self) -> Via {
+        self.via.clone()
     }
 }
 
@@ -73,8 +81,8 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.kill.0.reader.register(cx.waker());
-        self.kill.check()?;
+        self.via.kill.0.reader.register(cx.waker());
+        self.via.kill.check()?;
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if let Some((missing, deadline)) = &mut self.preface {
@@ -152,7 +160,8 @@ async fn accept(
                 }
                 let deadline = Box::pin(tokio::time::sleep(preface_max));
                 let preface = Some((PREFACE_BYTES, deadline));
-                return Connection { stream, kill: Kill::default(), preface, _place: place };
+                let via = Via { kill: Kill::default(), peer };
+                return Connection { stream, via, preface, _place: place };
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");

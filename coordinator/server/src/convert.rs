@@ -216,6 +216,7 @@ fn ended(ending: Ending) -> v1::Result {
         Some(RollbackCause::BranchCount) => v1::RollbackReason::BranchCount,
         Some(RollbackCause::LogFull) => v1::RollbackReason::LogFull,
         Some(RollbackCause::Presumed) => v1::RollbackReason::Presumed,
+        Some(RollbackCause::Forced) => v1::RollbackReason::Forced,
     };
     if ending.outcome == Outcome::RolledBack {
         result.rollback_reason = reason.into();

@@ -8,6 +8,7 @@
 //! The driver never waits for anybody but these inputs: it offers messages to sessions and drops
 //! what has no room. A reply whose caller has gone is dropped too; the work it belonged to goes on.
 
+use crate::acts::{Acts, Writing};
 use crate::client_session::closing;
 use crate::convert;
 use crate::crash::after_write;
@@ -28,8 +29,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use unanimous_core::coordinator::State;
 use unanimous_core::message::Verdict;
 use unanimous_core::{
-    Action, Answer, BranchId, CallerId, Coordinator, Decision, Event, Gtrid, Lsn, Message, Millis,
-    Record, Request, Response, Route,
+    Action, Answer, AuditEntry, BranchId, CallerId, Coordinator, Decision, Event, Gtrid, Lsn,
+    Message, Millis, Record, Request, Response, Route,
 };
 use unanimous_proto::v1;
 use unanimous_proto::v1::participate_response::Body;
@@ -60,13 +61,14 @@ pub(crate) struct Inputs {
 
 /// Who waits for a reply. The coordinator owes each exactly one, so the table is bounded by what it
 /// was asked.
-enum Caller {
+pub(crate) enum Caller {
     Unary(oneshot::Sender<Result<Response, Refusal>>),
     Client { session: SessionId, call: u64, gtrid: Option<Gtrid> },
     Enlist { session: SessionId, branch: BranchId },
     Inquire { session: SessionId, branch: BranchId },
     Retry(Gtrid, oneshot::Sender<Option<view::Retried>>),
     Judge(BranchId, oneshot::Sender<view::Judgement>),
+    Act(Box<Writing>),
 }
 
 struct Client {
@@ -93,6 +95,7 @@ pub(crate) struct Driver {
     held_back: VecDeque<(Caller, Request)>,
     pub(crate) upkeep: Upkeep,
     pub(crate) orphans: Orphans,
+    pub(crate) acts: Acts,
     examinations: Examinations,
     stage: watch::Sender<Stage>,
     housekeeping_at: Millis,
@@ -137,6 +140,7 @@ impl Driver {
             held_back: VecDeque::new(),
             upkeep: Upkeep::default(),
             orphans,
+            acts: Acts::default(),
             examinations: Examinations::default(),
             stage,
             housekeeping_at: Millis(HOUSEKEEPING_MS),
@@ -398,7 +402,7 @@ impl Driver {
         CallerId(self.last_caller)
     }
 
-    fn caller(&mut self, caller: Caller) -> CallerId {
+    pub(crate) fn caller(&mut self, caller: Caller) -> CallerId {
         let id = self.next_caller();
         self.callers.insert(id, caller);
         id
@@ -422,7 +426,8 @@ impl Driver {
                 self.commits_in_log.add(lsn);
                 crash_point("serve.decided.before_append");
             }
-            Record::Heuristic { gtrid, decision, .. } => {
+            Record::Heuristic { gtrid, decision, .. }
+            | Record::Forced { gtrid, decision, resolved: false, .. } => {
                 let outcome = self.coordinator.transaction(gtrid).map(|t| t.outcome());
                 let words = "heuristic: a branch did not end as decided";
                 tracing::warn!(%gtrid, ?decision, ?outcome, "{words}");
@@ -436,7 +441,13 @@ impl Driver {
             | Record::OutcomeFloor { .. }
             | Record::Forgotten { .. }
             | Record::Participant { .. }
-            | Record::Labelled { .. } => {}
+            | Record::Labelled { .. }
+            | Record::Forced { .. } => {}
+            Record::OperatorAct { entry } => {
+                let AuditEntry { number, who, from, kind, result, .. } = &**entry;
+                let (kind, result) = (format!("{kind:?}"), format!("{result:?}"));
+                tracing::warn!(number, ?who, ?from, kind, result, "an operator's act");
+            }
         }
         let bytes = codec::encode_record(record);
         if matches!(record, Record::Carried { .. } | Record::CarriedOutcomes { .. }) {
@@ -502,6 +513,7 @@ impl Driver {
                 // The caller may be gone.
                 let _ = to.send(view::retried(self, now, &gtrid, &response));
             }
+            Caller::Act(writing) => self.acted(now, *writing, response),
             Caller::Judge(branch, to) => {
                 // The caller may be gone.
                 let _ = to.send(view::judgement(self, &branch, &response));
@@ -550,6 +562,14 @@ impl Driver {
             Query::Retry(gtrid, to) => {
                 let by = self.caller(Caller::Retry(gtrid, to));
                 self.handle(now, Event::Requested { by, request: Request::Retry { gtrid } });
+            }
+            Query::Act(order, to) => self.act(now, *order, to),
+            Query::Approve(by, number, reason, to) => self.approve(now, by, number, reason, to),
+            Query::ResolveOrphan(order, to) => self.resolve_orphan(now, *order, to),
+            Query::RefusedCall(by, call, why) => self.refused_call(now, by, call, why),
+            Query::Proposals(to) => {
+                // The caller may be gone.
+                let _ = to.send(self.proposals(now));
             }
             Query::Examine(to) => {
                 // The caller may be gone.
@@ -651,6 +671,11 @@ impl Driver {
             client.outbound.offer(closing(words));
         }
     }
+}
+
+/// It may have ended, or never begun.
+pub(crate) fn no_such_transaction() -> Refusal {
+    Refusal::not_found("no unfinished transaction has this id; it may have ended, or never begun")
 }
 
 impl CommitsInLog {

@@ -6,8 +6,8 @@
 //!  people, scripts =call=> unary -----------------+   (the core) +--> replies
 //!  operators =====call==> admin (a thread) ------- view ---^
 //! ```
-//! Reading order: [`Config`] (what bounds it), `serve` (start and stop), `session` (what sessions
-//! share), `participant_session`, `client_session`, `unary`, `driver` (the loop), `registry` (who
+//! Reading order: [`Config`] (what bounds it), `serve` (start and stop), `door` and
+//! `identity` (who may come in), `session` (what sessions share), `participant_session`, `client_session`, `unary`, `driver` (the loop), `registry` (who
 //! gets a message), `view`, `filter` and `admin` (what operators see), `convert` and `refusal` (the
 //! wire).
 //!
@@ -15,18 +15,22 @@
 //! (`unanimous-recovery`), and holds no lock on a transaction: sessions deliver or drop, the core
 //! sends again.
 
+mod acts;
 mod admin;
+mod audit_hash;
 mod client_session;
 mod config;
 mod connection;
 mod convert;
 mod crash;
 mod doctor;
+mod door;
 mod driver;
 mod examination;
 mod filter;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod identity;
 mod orphans;
 mod participant_session;
 mod refusal;
@@ -39,8 +43,10 @@ mod upkeep;
 mod view;
 mod words;
 
+pub use audit_hash::audit_hash;
 pub use config::{Config, ConfigError};
 pub use crash::CRASH_POINTS;
+pub use identity::{CALLS, Role};
 pub use serve::{Listeners, ServeError, run};
 pub use shutdown::{Shutdown, ShutdownHandle, shutdown};
 

@@ -53,6 +53,11 @@ impl Orphans {
         self.known.remove(branch);
     }
 
+    /// Whether a participant has asked about it, and nothing explains it.
+    pub(crate) fn knows(&self, branch: &BranchId) -> bool {
+        self.known.contains_key(branch)
+    }
+
     /// The ones asked about longest ago first.
     pub(crate) fn list(&self) -> Vec<(&BranchId, &Orphan)> {
         let mut list: Vec<_> = self.known.iter().collect();

@@ -3,6 +3,8 @@
 
 use crate::convert::{self, Hold};
 use crate::examination::{Examined, Examinee};
+use crate::identity::PARTICIPATE;
+use crate::refusal::Refusal;
 use crate::session::{
     Gate, Hello, Inbound, Opening, Outgoing, ParticipantOpened, SessionId, first_message, link,
     read,
@@ -57,7 +59,7 @@ async fn participate(
     gate: Gate,
     opening: Opening<v1::ParticipateRequest, v1::ParticipateResponse>,
 ) {
-    let Opening { session, mut inbound, queue, kill, place } = opening;
+    let Opening { session, caller, mut inbound, queue, kill, place } = opening;
     let epoch = gate.owner().epoch;
     let goodbye = |reason: v1::GoodbyeReason, detail: &str| {
         tracing::debug!(?session, ?reason, detail, "participant refused");
@@ -79,6 +81,13 @@ async fn participate(
         Ok(peer) => peer,
         Err(detail) => return goodbye(v1::GoodbyeReason::BadMessage, &detail),
     };
+    if !caller.roles.may_be_named(&peer.name) {
+        let refusal = Refusal::not_your_name(&caller.name, peer.name.as_str());
+        gate.refusals().refuse(&caller, PARTICIPATE, refusal.reason());
+        // A new queue has room; a peer that is gone needs no words.
+        let _ = queue.try_send(Err(refusal.status()));
+        return;
+    }
     let (outbound, ended) = link(queue, kill);
     let opened = ParticipantOpened {
         session,

@@ -2,6 +2,7 @@
 
 use crate::examination::EXAMINATIONS_MAX;
 use crate::filter::Mistake;
+use crate::identity::Role;
 use std::collections::HashMap;
 use std::time::Duration;
 use tonic::{Code, Status};
@@ -15,6 +16,21 @@ pub(crate) const DOMAIN: &str = "unanimous";
 const SOON_MS: u64 = 100;
 /// When to try again elsewhere, or after a restart.
 const LATER_MS: u64 = 1_000;
+
+/// What [`Refusal::act`] may say.
+const ACT_REASONS: [&str; 11] = [
+    "TX_DECIDED",
+    "VOTES_MISSING",
+    "TX_UNDECIDED",
+    "ONE_PHASE_UNDECIDED",
+    "WAIT_FOR_LOG",
+    "NOT_HEURISTIC",
+    "BRANCHES_PENDING",
+    "ALREADY_RESOLVED",
+    "BRANCH_UNKNOWN",
+    "BRANCH_FINISHED",
+    "TX_MOVED",
+];
 
 /// Why a request was not carried out. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +67,36 @@ impl Refusal {
         let detail = format!("this version does not know what to do with `{field}`");
         let refusal = Self::new(Code::Unimplemented, "UNSUPPORTED_FIELD", detail, 0);
         Self { field: Some(field), ..refusal }
+    }
+
+    /// No name is proven: `why`.
+    pub(crate) fn not_authenticated(why: impl Into<String>) -> Self {
+        Self::new(Code::Unauthenticated, "NOT_AUTHENTICATED", why, 0)
+    }
+
+    pub(crate) fn token_in_plaintext() -> Self {
+        let detail = "a token came over a connection that is not encrypted: whoever listened has \
+                      it now, so replace it, and use https://";
+        Self::new(Code::Unauthenticated, "TOKEN_IN_PLAINTEXT", detail, 0)
+    }
+
+    /// The roles of which one would do are told for programs too: `roles`, separated by commas.
+    pub(crate) fn role_missing(name: &str, wanted: &[Role]) -> Self {
+        let words: Vec<&str> = wanted.iter().map(|role| role.word()).collect();
+        let detail = format!("{name:?} is no {}", words.join(" and no "));
+        let refusal = Self::new(Code::PermissionDenied, "ROLE_MISSING", detail, 0);
+        Self { metadata: [("roles".to_owned(), words.join(","))].into(), ..refusal }
+    }
+
+    /// Each vote and each acknowledgement counts for the name of its session.
+    pub(crate) fn not_your_name(name: &str, taken: &str) -> Self {
+        let detail = format!("{name:?} may not take part as {taken:?}");
+        Self::new(Code::PermissionDenied, "NOT_YOUR_NAME", detail, 0)
+    }
+
+    pub(crate) fn unknown_call() -> Self {
+        let detail = "this version has no such call";
+        Self::new(Code::Unimplemented, "UNSUPPORTED", detail, 0)
     }
 
     pub(crate) fn too_many_calls(max: usize) -> Self {
@@ -90,10 +136,71 @@ impl Refusal {
         Self::new(Code::FailedPrecondition, "AMBIGUOUS_ID", detail, 0)
     }
 
+    /// The state of a transaction forbids an act. Programs find the three lines in the metadata.
+    pub(crate) fn act(refusal: &v1::ActRefusal) -> Self {
+        let v1::ActRefusal { reason, what, why, next } = refusal;
+        let reason = ACT_REASONS.iter().find(|known| **known == reason).unwrap_or(&"INTERNAL");
+        let refused = Self::new(Code::FailedPrecondition, reason, format!("{what}: {why}"), 0);
+        let lines = [("what", what.clone()), ("why", why.clone()), ("next", next.join("\n"))];
+        let lines = lines.map(|(name, line)| (name.to_owned(), line));
+        Self { metadata: lines.into(), ..refused }
+    }
+
+    pub(crate) fn branch_unknown(named: &str) -> Self {
+        let detail = format!("no branch of the transaction is, or is of, {named:?}");
+        Self::new(Code::FailedPrecondition, "BRANCH_UNKNOWN", detail, 0)
+    }
+
+    pub(crate) fn branch_ambiguous(named: &str, ids: &[String]) -> Self {
+        let detail = format!("{named} has {} branches: {}", ids.len(), ids.join(", "));
+        Self::new(Code::FailedPrecondition, "BRANCH_AMBIGUOUS", detail, 0)
+    }
+
+    pub(crate) fn second_person_needed() -> Self {
+        let detail = "here an act has an effect only when a second person has approved it";
+        Self::new(Code::FailedPrecondition, "SECOND_PERSON_NEEDED", detail, 0)
+    }
+
+    pub(crate) fn same_person(verified: bool) -> Self {
+        let detail = if verified {
+            "whoever proposes an act cannot approve it"
+        } else {
+            "without certificates or tokens nobody can tell that it is a second person"
+        };
+        Self::new(Code::PermissionDenied, "SAME_PERSON", detail, 0)
+    }
+
+    pub(crate) fn proposal_unknown(number: u64) -> Self {
+        let detail = format!(
+            "no proposal {number} waits: it was approved, is older than a day, or was made before \
+             the coordinator's last start"
+        );
+        Self::new(Code::NotFound, "PROPOSAL_UNKNOWN", detail, 0)
+    }
+
+    pub(crate) fn too_many_proposals(max: usize) -> Self {
+        let detail = format!("{max} acts wait for a second person, which is the limit");
+        Self::new(Code::ResourceExhausted, "TOO_MANY_CALLS", detail, LATER_MS)
+    }
+
+    pub(crate) fn not_an_orphan() -> Self {
+        let detail = "no participant has asked about it in vain since the start: see ListOrphans";
+        Self::new(Code::FailedPrecondition, "NOT_AN_ORPHAN", detail, 0)
+    }
+
+    /// For the audit, in one line.
+    pub(crate) fn words(&self) -> String {
+        format!("{}: {}", self.reason, self.detail)
+    }
+
     /// A reply that does not fit its request: a defect of ours, and the outcome is not known.
     pub(crate) fn internal() -> Self {
         let detail = "the coordinator gave an answer of another kind; ask for the outcome";
         Self::new(Code::Internal, "INTERNAL", detail, 0)
+    }
+
+    pub(crate) fn reason(&self) -> &'static str {
+        self.reason
     }
 
     pub(crate) fn wire(self) -> v1::Refused {
@@ -131,6 +238,12 @@ impl From<CoreRefusal> for Refusal {
                 "LOG_FULL",
                 "there is no space to record decisions",
                 retry_after_ms,
+            ),
+            CoreRefusal::AuditFull => Self::new(
+                Code::ResourceExhausted,
+                "AUDIT_FULL",
+                "the audit has as many entries as `limits.audit_max` allows",
+                0,
             ),
             CoreRefusal::Starting => {
                 Self::new(Code::Unavailable, "STARTING", "the coordinator is starting", SOON_MS)

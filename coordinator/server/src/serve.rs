@@ -5,6 +5,7 @@ use crate::admin::Admin;
 use crate::client_session::Clients;
 use crate::config::{Config, ConfigError};
 use crate::connection::incoming;
+use crate::door::{Door, Refusals, RefusedCall, tell_of};
 use crate::driver::{Driver, Inputs};
 use crate::participant_session::Participants;
 use crate::refusal::Refusal;
@@ -135,13 +136,15 @@ pub fn run(
 
     let (queries_to, queries) = mpsc::channel(config.queries_queue);
     let (events_to, events) = mpsc::channel(config.events_queue);
-    let gate = Gate::new(config.clone(), coordinator.owner(), events_to);
+    let (refusals, refused) = Refusals::new();
+    let gate = Gate::new(config.clone(), coordinator.owner(), events_to, refusals.clone());
     let (stage_to, stage) = watch::channel(Stage::Starting);
     let driver = Driver::new(coordinator, clock, gate.clone(), writer, stage_to.clone());
     let inputs = Inputs { events, flushed, queries, shutdown };
 
     let health = HealthReporter::new();
-    let admin = AdminPort { config, queries: queries_to, health: health.clone() };
+    let admin =
+        AdminPort { config, queries: queries_to, health: health.clone(), refusals, refused };
     let admin = admin.start(listeners.admin, stage.clone())?;
     let served = runtime.block_on(serve(driver, inputs, gate, listeners.sessions, stage, health));
     stage_to.send_replace(Stage::Stopped);
@@ -214,7 +217,7 @@ async fn serve(
     let transactions = TransactionServiceServer::new(Transactions::new(gate.clone()))
         .max_decoding_message_size(bytes_max);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = server(gate.config())
+    let server = server(gate.config(), gate.refusals())
         .add_service(participants)
         .add_service(clients)
         .add_service(transactions)
@@ -246,9 +249,9 @@ async fn serve(
 }
 
 /// What every answer passes on its way out.
-type Outgoing = Stack<MapResponseLayer<fn(http::Response<Body>) -> http::Response<Body>>, Identity>;
+type Answers = MapResponseLayer<fn(http::Response<Body>) -> http::Response<Body>>;
 
-fn server(config: &Config) -> Server<Outgoing> {
+fn server(config: &Config, refusals: &Refusals) -> Server<Stack<Door, Stack<Answers, Identity>>> {
     let keepalive = Duration::from_millis(config.keepalive_ms);
     let keepalive_timeout = Duration::from_millis(config.keepalive_timeout_ms);
     Server::builder()
@@ -258,6 +261,7 @@ fn server(config: &Config) -> Server<Outgoing> {
         .http2_keepalive_interval(Some(keepalive))
         .http2_keepalive_timeout(Some(keepalive_timeout))
         .layer(MapResponseLayer::new(unreadable_is_invalid as fn(_) -> _))
+        .layer(Door::new(refusals.clone()))
 }
 
 /// tonic calls a request that cannot be read an internal error; it is the caller's.
@@ -320,6 +324,8 @@ struct AdminPort {
     config: Config,
     queries: mpsc::Sender<Query>,
     health: HealthReporter,
+    refusals: Refusals,
+    refused: mpsc::Receiver<RefusedCall>,
 }
 
 impl AdminPort {
@@ -348,11 +354,12 @@ impl AdminPort {
     ) -> Result<(), ServeError> {
         let listener =
             tokio::net::TcpListener::from_std(listener).map_err(io_error("listening"))?;
+        tokio::spawn(tell_of(self.refusals.clone(), self.refused, self.queries.clone()));
         let admin = AdminServiceServer::new(Admin::new(self.queries))
             .max_decoding_message_size(self.config.message_bytes_max);
         let ended = stage.clone();
         let mut server = tokio::spawn(
-            server(&self.config)
+            server(&self.config, &self.refusals)
                 .add_service(admin)
                 .add_service(health_server(&self.health))
                 .add_optional_service(reflection(&self.config)?)

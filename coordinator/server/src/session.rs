@@ -7,8 +7,10 @@
 //! two can never block each other.
 
 use crate::config::Config;
-use crate::connection::Kill;
+use crate::connection::{Kill, Via};
+use crate::door::Refusals;
 use crate::examination::Examined;
+use crate::identity::Caller;
 use crate::refusal::Refusal;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -138,11 +140,13 @@ struct Shared {
     sessions: Arc<Semaphore>,
     last_session: AtomicU64,
     ignored: AtomicU64,
+    refusals: Refusals,
 }
 
 /// The reading half's end of a new session.
 pub(crate) struct Opening<Req, Res> {
     pub(crate) session: SessionId,
+    pub(crate) caller: Caller,
     pub(crate) inbound: Streaming<Req>,
     pub(crate) queue: mpsc::Sender<Result<Res, Status>>,
     pub(crate) kill: Kill,
@@ -151,10 +155,16 @@ pub(crate) struct Opening<Req, Res> {
 }
 
 impl Gate {
-    pub(crate) fn new(config: Config, owner: Owner, events: mpsc::Sender<Inbound>) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        owner: Owner,
+        events: mpsc::Sender<Inbound>,
+        refusals: Refusals,
+    ) -> Self {
         let sessions = Arc::new(Semaphore::new(config.sessions_max));
         let (last_session, ignored) = (AtomicU64::new(0), AtomicU64::new(0));
-        let shared = Arc::new(Shared { config, owner, sessions, last_session, ignored });
+        let shared = Shared { config, owner, sessions, last_session, ignored, refusals };
+        let shared = Arc::new(shared);
         Self { events, shared }
     }
 
@@ -166,17 +176,25 @@ impl Gate {
         self.shared.owner
     }
 
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.shared.refusals
+    }
+
     /// Takes a place for a session, and makes its stream.
     pub(crate) fn open<Req, Res>(
         &self,
         request: Request<Streaming<Req>>,
     ) -> (Opening<Req, Res>, Outgoing<Res>) {
-        let kill = request.extensions().get::<Kill>().cloned().unwrap_or_default();
+        let caller = Caller::of(&request);
+        let via = request.extensions().get::<Via>();
+        let kill = via.map(|via| via.kill.clone()).unwrap_or_default();
         let inbound = request.into_inner();
         let (queue, outgoing) = mpsc::channel(self.config().session_queue);
         let session = SessionId(self.shared.last_session.fetch_add(1, Ordering::Relaxed) + 1);
         let place = Arc::clone(&self.shared.sessions).try_acquire_owned().ok();
-        (Opening { session, inbound, queue, kill, place }, ReceiverStream::new(outgoing))
+        let Caller { name, from, roles, how } = &caller;
+        tracing::debug!(session = session.0, ?name, %from, ?roles, ?how, "a session begins");
+        (Opening { session, caller, inbound, queue, kill, place }, ReceiverStream::new(outgoing))
     }
 
     /// Counts a message that was ignored, and says so in the log.

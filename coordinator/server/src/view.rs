@@ -1,10 +1,13 @@
 //! What admin calls see of the core: read in bounded pieces between events, so that no list ever
 //! delays a commit.
 
+use crate::acts::convert::Wanted;
+use crate::acts::{self, Operator, Order, OrphanOrder};
 use crate::driver::Driver;
 use crate::examination::Examination;
 use crate::filter::{Filter, Row};
 use crate::orphans::{self, Orphan};
+use crate::refusal::Refusal;
 use crate::registry::{Connected, Gone};
 use crate::{convert, words};
 use std::collections::BTreeMap;
@@ -13,12 +16,14 @@ use tokio::sync::oneshot;
 use unanimous_core::coordinator::{Branch, BranchState, Limits, State, Transaction};
 use unanimous_core::message::{Ending, Verdict};
 use unanimous_core::{
-    BranchId, BranchResult, Gtrid, InstanceId, Labels, Millis, ParticipantName, ResourceId,
-    Response,
+    AuditEntry, BranchId, BranchResult, Gtrid, InstanceId, Labels, Millis, ParticipantName,
+    ResourceId, Response,
 };
 use unanimous_proto::v1;
 use unanimous_recovery::{DirectoryReport, DirectoryState};
 
+/// Of a version on the wire, what the core counts.
+const VERSION_BITS: u32 = 32;
 /// Transactions that one query looks at.
 pub(crate) const SCAN_MAX: usize = 2_000;
 
@@ -36,6 +41,20 @@ pub(crate) enum Query {
     Participants(oneshot::Sender<Vec<v1::Participant>>),
     /// Send again what it waits for.
     Retry(Gtrid, oneshot::Sender<Option<Retried>>),
+    /// What an act would do; `Ok(None)`: there is no such transaction.
+    Plan(Wanted, oneshot::Sender<Result<Option<v1::Plan>, Refusal>>),
+    /// An operator's act.
+    Act(Box<Order>, acts::Answer),
+    /// A second person agrees with a proposal, and why.
+    Approve(Operator, u64, String, acts::Answer),
+    /// Acts that wait for a second person.
+    Proposals(oneshot::Sender<v1::ListProposalsResponse>),
+    /// An operator decides about a branch that no record explains.
+    ResolveOrphan(Box<OrphanOrder>, acts::Answer),
+    /// Entries of the audit above a number, at most so many, of one transaction or of all.
+    Audit(u64, usize, Option<Gtrid>, oneshot::Sender<v1::ListAuditResponse>),
+    /// A call was refused for its caller's role: which, and why.
+    RefusedCall(Operator, &'static str, &'static str),
     /// Branches that no record explains.
     Orphans(oneshot::Sender<v1::ListOrphansResponse>),
     /// Ask every participant what it holds; `None`: too many ask already.
@@ -71,6 +90,8 @@ pub(crate) struct Scan {
     pub(crate) rows_after: Option<Gtrid>,
     /// ... and not more than this.
     pub(crate) rows_max: usize,
+    /// Also those that are marked resolved.
+    pub(crate) resolved: bool,
 }
 
 /// A piece of the table.
@@ -126,6 +147,15 @@ pub(crate) fn answer(driver: &Driver, now: Millis, query: Query) {
         Query::Retry(_, to) => drop(to),
         Query::Examine(to) => drop(to),
         Query::Judge(_, _, to) => drop(to),
+        Query::Act(_, to) | Query::Approve(_, _, _, to) | Query::ResolveOrphan(_, to) => drop(to),
+        Query::Proposals(to) => drop(to),
+        Query::RefusedCall(..) => {}
+        Query::Plan(wanted, to) => {
+            let _ = to.send(driver.plan_act(&wanted));
+        }
+        Query::Audit(after, entries_max, gtrid, to) => {
+            let _ = to.send(audit(driver, after, entries_max, gtrid));
+        }
         Query::Orphans(to) => {
             let _ = to.send(orphans(driver, now));
         }
@@ -167,6 +197,10 @@ fn status(driver: &Driver, now: Millis) -> v1::GetStatusResponse {
         outcomes_remembered: u64::try_from(coordinator.outcomes_len()).unwrap_or(u64::MAX),
         participants_known: count(coordinator.participants().count()),
         orphans: u64::try_from(driver.orphans.len()).unwrap_or(u64::MAX),
+        forced_total: counters.forced,
+        audit_entries: u64::try_from(coordinator.audit_len()).unwrap_or(u64::MAX),
+        proposals: count(driver.acts.proposals_len()),
+        refused_calls_total: driver.gate.refusals().refused(),
         ..v1::GetStatusResponse::default()
     }
 }
@@ -190,6 +224,9 @@ fn scan(driver: &Driver, now: Millis, what: &Scan) -> Scanned {
                 None => drop(scanned.pending.insert(branch.participant.as_str().to_owned(), 1)),
             }
         }
+        if found.resolved() && !what.resolved {
+            continue;
+        }
         let row = Row { gtrid, transaction: found, now, limits };
         if what.filter.as_ref().is_some_and(|filter| !filter.matches(row)) {
             continue;
@@ -211,6 +248,7 @@ impl Census {
             | State::Deciding
             | State::Committing
             | State::RollingBack => self.in_doubt += 1,
+            State::Heuristic if transaction.resolved() => return,
             State::Heuristic => self.heuristic += 1,
         }
         self.stuck += u64::from(is_stuck(transaction, now, limits));
@@ -248,7 +286,7 @@ pub(crate) fn waiting_on(transaction: &Transaction) -> Vec<String> {
     names
 }
 
-fn state(state: State) -> v1::TransactionState {
+pub(crate) fn state(state: State) -> v1::TransactionState {
     use v1::TransactionState as Wire;
     match state {
         State::Active => Wire::Active,
@@ -264,8 +302,30 @@ fn state(state: State) -> v1::TransactionState {
 
 /// As people write it.
 pub(crate) fn state_word(at: State) -> &'static str {
-    let name = state(at).as_str_name();
+    wire_state_word(state(at))
+}
+
+pub(crate) fn wire_state_word(state: v1::TransactionState) -> &'static str {
+    let name = state.as_str_name();
     name.strip_prefix("TRANSACTION_STATE_").unwrap_or(name)
+}
+
+pub(crate) fn branch_state_word(state: v1::BranchState) -> &'static str {
+    let name = state.as_str_name();
+    name.strip_prefix("BRANCH_STATE_").unwrap_or(name)
+}
+
+/// The core counts from the start of each life; on the wire the life is part of the number, so
+/// that a plan of an earlier one fits nothing.
+pub(crate) fn version(driver: &Driver, found: &Transaction) -> u64 {
+    let epoch = u64::from(driver.coordinator.owner().epoch);
+    epoch << VERSION_BITS | found.version & (1 << VERSION_BITS) - 1
+}
+
+/// The core's number and the epoch.
+pub(crate) fn split_version(version: u64) -> (u64, u32) {
+    let epoch = u32::try_from(version >> VERSION_BITS).unwrap_or(u32::MAX);
+    (version & (1 << VERSION_BITS) - 1, epoch)
 }
 
 /// As people write it.
@@ -274,7 +334,7 @@ pub(crate) fn outcome_word(outcome: v1::Outcome) -> &'static str {
     name.strip_prefix("OUTCOME_").unwrap_or(name)
 }
 
-fn transaction(
+pub(crate) fn transaction(
     driver: &Driver,
     now: Millis,
     gtrid: &Gtrid,
@@ -293,10 +353,11 @@ fn transaction(
     let (meaning, next) = words::explain(at, &gtrid.to_string(), &waiting_on, &silent);
     let done = branches.iter().filter(|branch| finished(branch.state())).count();
     v1::Transaction {
+        resolved: found.resolved(),
         gtrid: gtrid.to_string(),
         name: found.name.as_str().to_owned(),
         state: state(at).into(),
-        version: found.version,
+        version: version(driver, found),
         age_ms: now.since(found.begun_at),
         locked_ms: locked_ms(found, now).unwrap_or_default(),
         remaining_ms: remaining_ms(found, now).unwrap_or_default(),
@@ -363,9 +424,9 @@ fn finished(state: v1::BranchState) -> bool {
     !matches!(state, v1::BranchState::Enlisted | v1::BranchState::Prepared)
 }
 
-fn branch_view(driver: &Driver, found: &Transaction, branch: &Branch) -> v1::Branch {
+pub(crate) fn branch_state(state: BranchState) -> v1::BranchState {
     use v1::BranchState as Wire;
-    let state = match branch.state(found.decision()) {
+    match state {
         BranchState::Enlisted => Wire::Enlisted,
         BranchState::Prepared => Wire::Prepared,
         BranchState::ReadOnly => Wire::ReadOnly,
@@ -375,15 +436,35 @@ fn branch_view(driver: &Driver, found: &Transaction, branch: &Branch) -> v1::Bra
         BranchState::Heuristic(BranchResult::RolledBack) => Wire::HeuristicRollback,
         BranchState::Heuristic(BranchResult::Mixed) => Wire::HeuristicMixed,
         BranchState::Heuristic(BranchResult::Hazard) => Wire::HeuristicHazard,
-    };
+    }
+}
+
+fn branch_view(driver: &Driver, found: &Transaction, branch: &Branch) -> v1::Branch {
     v1::Branch {
+        asserted: branch.asserted,
         bqual: branch.bqual.to_string(),
         participant: branch.participant.as_str().to_owned(),
         resource_id: branch.resource.as_str().to_owned(),
-        state: state.into(),
+        state: branch_state(branch.state(found.decision())).into(),
         detail: branch.detail.clone(),
         connected: driver.registry.reaches(&branch.participant, &branch.resource),
     }
+}
+
+/// Durable ones only: what is not may yet never have been.
+fn audit(
+    driver: &Driver,
+    after: u64,
+    entries_max: usize,
+    gtrid: Option<Gtrid>,
+) -> v1::ListAuditResponse {
+    let durable = driver.coordinator.audit_durable();
+    let wanted = |entry: &&AuditEntry| gtrid.is_none() || entry.gtrid == gtrid;
+    let above = after.saturating_add(1);
+    let mut found =
+        driver.coordinator.audit(above).take_while(|entry| entry.number <= durable).filter(wanted);
+    let entries = found.by_ref().take(entries_max).map(acts::convert::audit_entry).collect();
+    v1::ListAuditResponse { entries, more: found.next().is_some(), total: durable }
 }
 
 fn participants(driver: &Driver, now: Millis) -> Vec<v1::Participant> {

@@ -208,6 +208,11 @@ pub(crate) static KEYS: &[Key] = keys! {
         "While the oldest record has been waiting for the disk for this long, Begin is refused \
          with LOG_SLOW. Nothing that was handed to the log is given up.";
 
+    operators.second_person = switch server.second_person:
+        "Whether an operator's act has an effect only when a second person has approved it. \
+         Without certificates or tokens nobody can tell two persons apart, and nothing is \
+         approved.";
+
     limits.transactions_max = count server.limits.transactions_max:
         "Transactions that are not finished. At the limit Begin is refused with a retry hint.";
     limits.branches_max = count server.limits.branches_max:
@@ -239,6 +244,9 @@ pub(crate) static KEYS: &[Key] = keys! {
     limits.orphans_max = count server.orphans_max:
         "Branches listed that participants hold prepared and no record explains. Further ones are \
          only counted.";
+    limits.audit_max = count server.limits.audit_max:
+        "Entries of the audit, which are kept for ever. At the limit operators' acts are refused \
+         with AUDIT_FULL; refused calls are not recorded any more from nine tenths on.";
     limits.redrive_window = count server.limits.redrive_window:
         "Transactions sent again at once to a participant that has come back; each further one \
          follows with an answer.";

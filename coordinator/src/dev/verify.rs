@@ -164,7 +164,9 @@ impl Lives {
     fn fold(&mut self, record: &Record) {
         match record {
             Record::Boot { epoch } => self.epoch = *epoch,
-            Record::Heuristic { gtrid, .. } | Record::Carried { gtrid, heuristic: true, .. } => {
+            Record::Heuristic { gtrid, .. }
+            | Record::Forced { gtrid, .. }
+            | Record::Carried { gtrid, heuristic: true, .. } => {
                 self.heuristic.insert(*gtrid);
             }
             Record::End { gtrid } => {
@@ -177,6 +179,7 @@ impl Lives {
             | Record::Forgotten { .. }
             | Record::Participant { .. }
             | Record::Labelled { .. }
+            | Record::OperatorAct { .. }
             | Record::OutcomeFloor { .. } => {}
         }
     }

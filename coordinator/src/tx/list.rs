@@ -25,6 +25,7 @@ pub(super) async fn run(global: &Global, output: Output, args: &ListArgs) -> Res
             page_size: wanted.min(PAGE_MAX),
             page_token: token,
             filter: args.filter.text.clone(),
+            ..v1::ListTransactionsRequest::default()
         };
         let page = admin
             .list_transactions(request)

@@ -276,6 +276,7 @@ impl Watch<'_> {
             page_size: PAGE_MAX,
             page_token: String::new(),
             filter: filter.clone(),
+            ..v1::ListTransactionsRequest::default()
         };
         let listed = self.admin.list_transactions(request).await;
         let address = &self.global.admin_address;

@@ -61,6 +61,8 @@ pub enum RollbackReason {
     LeaseLost,
     /// The coordinator has no space to record a decision. Trying again later may help.
     LogFull,
+    /// An operator rolled it back by force.
+    Forced,
     /// A cause that this version does not know.
     Other,
 }
@@ -77,6 +79,7 @@ impl RollbackReason {
             Self::Presumed => "PRESUMED",
             Self::LeaseLost => "LEASE_LOST",
             Self::LogFull => "LOG_FULL",
+            Self::Forced => "FORCED",
             Self::Other => "OTHER",
         }
     }
@@ -87,7 +90,7 @@ impl RollbackReason {
     pub fn is_retryable(self) -> bool {
         match self {
             Self::TimedOut | Self::Presumed | Self::LeaseLost | Self::LogFull => true,
-            Self::Requested | Self::Voted | Self::BranchCount | Self::Other => false,
+            Self::Requested | Self::Voted | Self::BranchCount | Self::Forced | Self::Other => false,
         }
     }
 }
@@ -105,6 +108,7 @@ impl fmt::Display for RollbackReason {
             Self::Presumed => "the coordinator stopped before a decision",
             Self::LeaseLost => "its client was lost",
             Self::LogFull => "the coordinator has no space to record a decision",
+            Self::Forced => "an operator rolled it back",
             Self::Other => "for a reason that this version does not know",
         })
     }
@@ -120,6 +124,7 @@ impl From<i32> for RollbackReason {
             Ok(v1::RollbackReason::Presumed) => Self::Presumed,
             Ok(v1::RollbackReason::LeaseLost) => Self::LeaseLost,
             Ok(v1::RollbackReason::LogFull) => Self::LogFull,
+            Ok(v1::RollbackReason::Forced) => Self::Forced,
             Ok(v1::RollbackReason::Unspecified) | Err(_) => Self::Other,
         }
     }

@@ -8,12 +8,13 @@ use super::network::{Call, Down, MarkParcel, Parcel, Up};
 use super::swarm::Delivery;
 use super::world::{Happening, Node, World};
 use crate::invariants::Fact;
-use unanimous_core::coordinator::Start;
+use unanimous_core::coordinator::{Start, State};
 use unanimous_core::message::{Request, Verdict};
 use unanimous_core::museum::{Bug, on};
 use unanimous_core::{
-    Action, BranchId, CallerId, Coordinator, Decision, Event, FrameNumber, Gtrid, InstanceId,
-    Labels, LogId, Lsn, Message, Response, Route, TransactionName,
+    Act, Action, AuditEntry, AuditKind, AuditResult, Bqual, BranchId, BranchResult, CallerId,
+    Coordinator, Decision, Event, FrameNumber, Gtrid, InstanceId, Labels, LogId, Lsn, Message,
+    Response, Route, TransactionName,
 };
 
 /// The first log of every simulated world.
@@ -51,6 +52,37 @@ enum Caller {
     Enlist { who: usize, branch: BranchId },
     Inquire { who: usize, branch: BranchId },
     Operator,
+}
+
+/// What the audit is given: nothing follows from its words.
+fn entry(number: u64, gtrid: Gtrid, act: &Act) -> AuditEntry {
+    let kind = match act {
+        Act::Rollback => AuditKind::Rollback,
+        Act::Commit => AuditKind::Commit,
+        Act::Assert { .. } => AuditKind::Assert,
+        Act::Abandon { .. } => AuditKind::Abandon,
+        Act::Resolve => AuditKind::Resolve,
+    };
+    let nothing = String::new;
+    AuditEntry {
+        number,
+        at_ms: 0,
+        who: "operator".to_owned(),
+        from: nothing(),
+        kind,
+        result: AuditResult::Done,
+        gtrid: Some(gtrid),
+        bqual: act.bqual(),
+        end: None,
+        before: nothing(),
+        after: nothing(),
+        plan: nothing(),
+        reason: nothing(),
+        evidence: nothing(),
+        concerns: 0,
+        previous: [0; 32],
+        hash: [0; 32],
+    }
 }
 
 fn labels() -> Labels {
@@ -270,18 +302,62 @@ impl World {
         if self.random.chance(60) {
             self.operator_retries();
         }
+        if self.random.chance(self.swarm.operates) {
+            self.operator_acts();
+        }
     }
 
-    /// A person may be at work at any time, on any transaction, also on one that never was.
-    fn operator_retries(&mut self) {
+    /// Any transaction, also one that never was.
+    fn operators_pick(&mut self) -> Option<Gtrid> {
         let begun = self.ledger.transactions.len() as u64;
         let newest = self.random.below(begun + 1).min(self.random.below(begun + 1));
         let at = usize::try_from(begun - newest).unwrap_or(0);
         let known = self.ledger.transactions.get(at).map(|transaction| transaction.gtrid);
-        let Some(core) = &self.coordinator.core else { return };
-        let gtrid = known.unwrap_or_else(|| Gtrid::new(core.owner(), u64::MAX, 0));
+        let core = self.coordinator.core.as_ref()?;
+        Some(known.unwrap_or_else(|| Gtrid::new(core.owner(), u64::MAX, 0)))
+    }
+
+    /// A person may be at work at any time.
+    fn operator_retries(&mut self) {
+        let Some(gtrid) = self.operators_pick() else { return };
         let by = self.caller(Caller::Operator);
         self.coordinate(Event::Requested { by, request: Request::Retry { gtrid } });
+    }
+
+    /// A person acts, sometimes on a plan that is out of date. Who says how a branch ended has
+    /// looked; who has not, and finds it gone, gives it up.
+    fn operator_acts(&mut self) {
+        let Some(gtrid) = self.operators_pick() else { return };
+        let Some(core) = &self.coordinator.core else { return };
+        let transaction = core.transaction(&gtrid);
+        let version = transaction.map_or(0, |transaction| transaction.version);
+        let bquals: Vec<Bqual> = transaction.map_or_else(Vec::new, |transaction| {
+            transaction.branches.iter().map(|branch| branch.bqual).collect()
+        });
+        let number = core.audit_head().map_or(0, |head| head.number) + 1;
+        let bqual = match bquals.len() {
+            0 => Bqual::new(0, 0, core.owner()),
+            many => bquals[self.random.below(many as u64) as usize],
+        };
+        let ended = self.ledger.branch(&BranchId { gtrid, bqual }).and_then(|b| b.ended);
+        let open = transaction.is_some_and(|transaction| {
+            use State::{Committing, Heuristic, OnePhase, RollingBack};
+            matches!(transaction.state(), Committing | Heuristic | OnePhase | RollingBack)
+        });
+        // Where it is refused anyway, whatever is asserted does no harm.
+        let ended = ended.or((!open).then_some(BranchResult::Committed));
+        let act = match (self.random.below(5), ended) {
+            (0, _) => Act::Rollback,
+            (1, _) => Act::Commit,
+            (2, _) => Act::Resolve,
+            (3, Some(end)) => Act::Assert { bqual, end },
+            _ => Act::Abandon { bqual },
+        };
+        let version = if self.random.chance(50) { version.wrapping_sub(1) } else { version };
+        let entry = Box::new(entry(number, gtrid, &act));
+        let by = self.caller(Caller::Operator);
+        let request = Request::Operate { gtrid, version, act, entry };
+        self.coordinate(Event::Requested { by, request });
     }
 
     fn caller(&mut self, caller: Caller) -> CallerId {
@@ -408,7 +484,15 @@ impl World {
                 }
                 self.send(Parcel::Reply { who, number, response });
             }
-            (Caller::Operator, Response::Retried { .. } | Response::Unknown) => {}
+            (
+                Caller::Operator,
+                Response::Retried { .. }
+                | Response::Operated
+                | Response::ActRefused(_)
+                | Response::Overtaken
+                | Response::Refused(_)
+                | Response::Unknown,
+            ) => {}
             (caller, response) => {
                 self.violate("P-16", format!("{caller:?} was answered {response:?}"));
             }
@@ -463,9 +547,10 @@ fn cover(coverage: &mut Coverage, core: &Coordinator, event: &Event) {
             Request::Commit { gtrid, .. }
             | Request::Rollback { gtrid }
             | Request::Resolve { gtrid, .. }
+            | Request::Operate { gtrid, .. }
             | Request::Retry { gtrid } => gtrid,
             Request::Inquire { branch, .. } => &branch.gtrid,
-            Request::Begin { .. } => return,
+            Request::Begin { .. } | Request::Audit { .. } => return,
             Request::Attach { .. } | Request::Compact { .. } | Request::Storage { .. } => {
                 return cover_all(coverage, core, event);
             }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use unanimous_core::coordinator::State;
 use unanimous_core::message::{Answer, Done, Request, Vote};
 use unanimous_core::participant::{self, Order};
-use unanimous_core::{BranchResult, Decision, Event};
+use unanimous_core::{Act, BranchResult, Decision, Event};
 
-const COORDINATOR_EVENTS: [&str; 20] = [
+const COORDINATOR_EVENTS: [&str; 25] = [
     "enlist",
     "commit",
     "rollback",
@@ -28,6 +28,11 @@ const COORDINATOR_EVENTS: [&str; 20] = [
     "compacted",
     "space_changed",
     "retried",
+    "force_rollback",
+    "force_commit",
+    "assert_branch",
+    "abandon_branch",
+    "mark_resolved",
 ];
 const COORDINATOR_STATES: [&str; 11] = [
     "none",
@@ -90,17 +95,6 @@ const COORDINATOR_RULES: &[Rule] = &[
         states: &COORDINATOR_STATES,
         events: &["last_resource_answered"],
         reason: "not built yet: a last resource (section 5)",
-    },
-    Rule {
-        states: &COORDINATOR_STATES,
-        events: &[
-            "force_rollback",
-            "force_commit",
-            "assert_branch",
-            "abandon_branch",
-            "mark_resolved",
-        ],
-        reason: "not built yet: operator acts but retry (section 7)",
     },
 ];
 
@@ -262,6 +256,12 @@ fn coordinator_event(event: &Event) -> Option<usize> {
             Request::Compact { .. } => 17,
             Request::Storage { .. } => 18,
             Request::Retry { .. } => 19,
+            Request::Operate { act: Act::Rollback, .. } => 20,
+            Request::Operate { act: Act::Commit, .. } => 21,
+            Request::Operate { act: Act::Assert { .. }, .. } => 22,
+            Request::Operate { act: Act::Abandon { .. }, .. } => 23,
+            Request::Operate { act: Act::Resolve, .. } => 24,
+            Request::Audit { .. } => return None,
         },
         Event::Answered { answer, .. } => match answer {
             Answer::Voted(Vote::Commit { .. }) => 5,

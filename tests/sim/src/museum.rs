@@ -47,6 +47,7 @@ pub const EXHIBITS: &[Exhibit] = &[
     exhibit(Bug::BootNotAwaited, &["L9", "L10"], "section 2, epoch"),
     exhibit(Bug::EpochFromClock, &["L9", "L10", "AC5"], "T-01"),
     exhibit(Bug::EndNotAwaited, &["EM"], "section 4, Committed"),
+    exhibit(Bug::ActBeforeItsRecord, &["A1"], "section 7, before its effect"),
     // Who decides what.
     exhibit(Bug::FirstVoteDecides, &["AC3"], "section 3, vote"),
     exhibit(Bug::MajorityDecides, &["AC3"], "section 3, vote"),

@@ -33,6 +33,8 @@ pub struct Swarm {
     pub accounts: usize,
     /// How messages travel.
     pub delivery: Delivery,
+    /// The coordinator's operators act, per call of a client.
+    pub operates: u64,
     /// Nothing fails.
     pub faultless: bool,
     /// Clients say how many branches they counted.
@@ -131,7 +133,8 @@ impl Swarm {
         let space = rate(150, &[5, 30]);
         let misbehave = rate(misbehaves, &[20, 100, 300]);
         let rot = rate(100, &[300, 1_000]);
-        let limits = draw_limits(random, faultless, decides_alone + misbehave > 0);
+        let operates = rate(200, &[100, 400, 800]);
+        let limits = draw_limits(random, faultless, decides_alone + misbehave + operates > 0);
         let times = draw_times(random);
         let timeout_ms = draw_timeout_ms(random, faultless);
         let participants = random.pick(&[1, 2, 2, 2, 3, 3]);
@@ -142,6 +145,7 @@ impl Swarm {
             transactions_per_client: random.pick(&[1, 1, 2, 2, 3]),
             accounts: random.pick(&[2, 4, 8]),
             delivery,
+            operates,
             faultless,
             counts_branches: random.chance(850),
             decides_alone,

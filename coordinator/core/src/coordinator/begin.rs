@@ -104,6 +104,7 @@ impl Coordinator {
                     forget_pending: false,
                     matched: false,
                     left_to_ask: false,
+                    asserted: false,
                 });
                 self.concern(&participant, id.gtrid);
             }

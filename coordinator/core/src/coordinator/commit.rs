@@ -225,6 +225,7 @@ impl Coordinator {
             if *entry.key() > upto {
                 break;
             }
+            let lsn = *entry.key();
             match entry.remove() {
                 Awaited::Boot => self.on_boot_durable(now),
                 Awaited::Commit(gtrid) => self.on_commit_durable(now, gtrid),
@@ -233,6 +234,8 @@ impl Coordinator {
                 Awaited::End(gtrid) => {
                     self.unended.remove(&gtrid);
                 }
+                Awaited::Act => self.on_act_durable(now, lsn),
+                Awaited::Audited(by) => self.on_audited(by, lsn),
                 Awaited::Floor(epoch, sequence) => self.on_floor_durable(now, epoch, sequence),
             }
         }

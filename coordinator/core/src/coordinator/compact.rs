@@ -29,6 +29,8 @@ pub(super) enum Item {
     Outcome(Gtrid),
     /// A known participant.
     Participant(ParticipantName),
+    /// An entry of the audit.
+    Audit(u64),
 }
 
 /// Every item by the first of the records that tell its state.
@@ -110,6 +112,10 @@ impl Coordinator {
                 let resources = known.resources.clone();
                 Record::Participant { name: name.clone(), resources }
             }),
+            Item::Audit(number) => self.audit.get(number).map(|(entry, _)| {
+                let entry = Box::new(entry.clone());
+                Record::OperatorAct { entry }
+            }),
             Item::Outcome(_) => None,
         };
         debug_assert!(record.is_some(), "what has a home is live: {item:?}");
@@ -126,6 +132,11 @@ impl Coordinator {
             Item::Participant(name) => {
                 if let Some(known) = self.participants.get_mut(name) {
                     known.home = new;
+                }
+            }
+            Item::Audit(number) => {
+                if let Some((_, audit_home)) = self.audit.get_mut(number) {
+                    *audit_home = new;
                 }
             }
             Item::Outcome(_) => {}
@@ -179,7 +190,7 @@ impl Coordinator {
 impl Transaction {
     /// The whole state, as one record: two could be torn apart by a crash.
     fn carried(&self, gtrid: Gtrid) -> Record {
-        Record::Carried {
+        self.forced(gtrid).unwrap_or_else(|| Record::Carried {
             gtrid,
             name: self.name.clone(),
             decision: self.decision(),
@@ -190,6 +201,20 @@ impl Transaction {
             } else {
                 self.unforgotten().into_iter().collect()
             },
-        }
+        })
+    }
+
+    /// The same of one that an operator has acted on; `None`: none has.
+    pub(super) fn forced(&self, gtrid: Gtrid) -> Option<Record> {
+        let (asserted, resolved) = (self.asserted(), self.resolved);
+        (resolved || !asserted.is_empty()).then(|| Record::Forced {
+            gtrid,
+            name: self.name.clone(),
+            decision: self.decision(),
+            branches: self.phase_two().map(super::Branch::record).collect(),
+            matched: self.unforgotten().into_iter().collect(),
+            asserted,
+            resolved,
+        })
     }
 }

@@ -33,6 +33,9 @@ impl Coordinator {
                     other.into_iter().for_each(|other| other.result = Some(decided_as(decision)));
                     return self.finish_if_done(now, id.gtrid);
                 }
+                if branch.asserted {
+                    return self.on_asserted_acknowledged(now, id, done, detail);
+                }
                 if let Some(known) = branch.result {
                     return self.on_acknowledged_again(now, id, known, done, detail);
                 }
@@ -104,15 +107,15 @@ impl Coordinator {
         self.finish_if_done(now, id.gtrid);
     }
 
-    fn log_heuristic(&mut self, gtrid: Gtrid) {
+    pub(super) fn log_heuristic(&mut self, gtrid: Gtrid) {
         let Some(transaction) = self.transactions.get_mut(&gtrid) else { return };
         transaction.heuristic_logged = true;
-        let record = Record::Heuristic {
+        let record = transaction.forced(gtrid).unwrap_or_else(|| Record::Heuristic {
             gtrid,
             name: transaction.name.clone(),
             decision: transaction.decision(),
             branches: transaction.phase_two().map(Branch::record).collect(),
-        };
+        });
         let lsn = self.append(record, true);
         self.awaited.insert(lsn, Awaited::Heuristic(gtrid));
         if let Some(transaction) = self.transactions.get_mut(&gtrid) {
@@ -157,6 +160,7 @@ impl Coordinator {
             self.unended.remove(&gtrid);
             self.reply_completed_waiters(gtrid);
         }
+        self.reply_acted(gtrid);
         self.send_forgets(gtrid, None);
         self.schedule(now, gtrid);
         self.finish_if_done(now, gtrid);
@@ -236,7 +240,10 @@ impl Coordinator {
             return;
         }
         match transaction.state {
-            State::Committing | State::RollingBack if transaction.deviates() => {
+            // What was on the list stays there until a person takes it off.
+            State::Committing | State::RollingBack
+                if transaction.deviates() || transaction.heuristic_logged =>
+            {
                 transaction.enter(now, State::Heuristic);
                 self.note_recovered_finished(&gtrid);
                 self.unended.remove(&gtrid);
@@ -495,11 +502,12 @@ fn alone(
         forget_pending: true,
         matched: false,
         left_to_ask: false,
+        asserted: false,
     }
 }
 
 /// How a branch ends that does as decided.
-fn decided_as(decision: Decision) -> BranchResult {
+pub(super) fn decided_as(decision: Decision) -> BranchResult {
     match decision {
         Decision::Commit => BranchResult::Committed,
         Decision::Rollback => BranchResult::RolledBack,

@@ -109,9 +109,12 @@ impl Coordinator {
 
     fn presumed(&self, standing: &presume::Standing, id: &BranchId) -> Verdict {
         if presume::rollback_for_participant(standing, &id.gtrid, id.bqual.owner()) {
-            Verdict::Rollback
-        } else {
-            Verdict::LeaveAlone
+            return Verdict::Rollback;
+        }
+        match self.orphan_decision(id) {
+            Some(Decision::Commit) => Verdict::Commit { frame: self.frame, evidence: None },
+            Some(Decision::Rollback) => Verdict::Rollback,
+            None => Verdict::LeaveAlone,
         }
     }
 }

@@ -9,7 +9,7 @@
 //! Files, in the order a transaction lives: `begin` (begin, enlist), `commit` (commit, votes,
 //! decide, flushed), `finish` (acknowledgements, heuristics, forget), `outcomes` (what is
 //! remembered), `inquire` (clients and participants ask), `attach` (participants come back),
-//! `timer`, `recover`, `compact` (what is live moves on in the log).
+//! `operate` (operators act), `timer`, `recover`, `compact` (what is live moves on in the log).
 
 mod attach;
 mod begin;
@@ -17,24 +17,28 @@ mod commit;
 mod compact;
 mod finish;
 mod inquire;
+mod operate;
 mod outcomes;
 mod recover;
 mod table;
 mod timer;
 
 pub use attach::KnownParticipant;
+pub use operate::Planned;
 pub use recover::{Recovered, Start};
 pub use table::{Branch, BranchState, State, Transaction};
 
+use crate::audit::AuditEntry;
 use crate::id::{BranchId, Gtrid, LogId, Owner, ParticipantName};
 use crate::message::{Action, Event, Message, Request, Response, RollbackCause, Route};
 use crate::museum::{Bug, on};
-use crate::outcome::Outcome;
+use crate::outcome::{Decision, Outcome};
 use crate::presume::Standing;
 use crate::record::Record;
 use crate::{CallerId, FrameNumber, Lsn, Millis};
 use attach::Redrive;
 use compact::{Homes, Item};
+use operate::Recorded;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use timer::TimerKind;
 
@@ -77,6 +81,8 @@ pub struct Limits {
     /// Timers handled by one [`Event::Ticked`], and transactions looked at in one go when a
     /// participant has come back; the deadline stays in the past until all are.
     pub ticks_max: usize,
+    /// Entries of the audit, which are kept for ever; at the limit acts are refused.
+    pub audit_max: usize,
     /// Participants that the log remembers; further ones are served, but not listed while away.
     pub participants_max: usize,
 }
@@ -99,6 +105,7 @@ impl Default for Limits {
             exceptions_max: 64,
             redrive_window: 256,
             ticks_max: 1_000,
+            audit_max: 20_000,
             participants_max: 10_000,
         }
     }
@@ -115,6 +122,8 @@ pub struct Counters {
     pub rolled_back: u64,
     /// Branches that ended otherwise than decided.
     pub heuristic: u64,
+    /// Transactions that operators rolled back, and branches whose end they asserted or gave up.
+    pub forced: u64,
     /// Requests refused for a limit.
     pub refused: u64,
     /// Transactions taken over from the log.
@@ -184,6 +193,12 @@ pub struct Coordinator {
     homes: Homes,
     floor_home: Option<Lsn>,
     boot_home: Lsn,
+    /// What operators did, with the record that says so.
+    audit: BTreeMap<u64, (AuditEntry, Lsn)>,
+    /// Acts whose entry is being written, by its record.
+    acts: BTreeMap<Lsn, Recorded>,
+    /// What operators decided about prepared branches that no log knows.
+    orphan_decisions: BTreeMap<BranchId, Decision>,
     /// The log may be cut below the second when the first is durable.
     cut: Option<(Lsn, Lsn)>,
     actions: VecDeque<Action>,
@@ -221,6 +236,10 @@ enum Awaited {
     End(Gtrid),
     /// A new outcome floor.
     Floor(u32, u64),
+    /// The entry of an operator's act.
+    Act,
+    /// An entry that has no effect on a transaction.
+    Audited(CallerId),
 }
 
 impl Coordinator {
@@ -250,6 +269,10 @@ impl Coordinator {
                 self.on_resolve(by, gtrid, expected_branches, wait);
             }
             Request::Retry { gtrid } => self.on_retry(now, by, gtrid),
+            Request::Operate { gtrid, version, act, entry } => {
+                self.on_operate(by, gtrid, version, act, *entry);
+            }
+            Request::Audit { entry } => self.on_audit(by, *entry),
             Request::Inquire { from, branch } => self.on_inquire(by, &from, branch),
             Request::Attach { participant, resources, seen } => {
                 self.on_attach(now, participant, resources, &seen);

@@ -72,11 +72,8 @@ impl Coordinator {
         let place = |gtrid: &Gtrid| (gtrid.owner().epoch, gtrid.sequence());
         let ours = oldest.iter().filter(|gtrid| gtrid.owner().log == self.owner.log);
         match ours.map(place).max().filter(|highest| Some(*highest) > self.outcome_floor) {
-            Some((epoch, sequence)) => {
-                self.floor_pending = true;
-                let lsn = self.append(Record::OutcomeFloor { epoch, sequence }, true);
-                self.awaited.insert(lsn, Awaited::Floor(epoch, sequence));
-                self.homes.set(Item::Floor, self.floor_home.replace(lsn), lsn);
+            Some(place) => {
+                self.raise_floor(place);
                 if on(Bug::FloorNotAwaited) {
                     oldest.iter().for_each(|gtrid| self.drop_outcome(gtrid));
                 }
@@ -87,6 +84,14 @@ impl Coordinator {
                 self.schedule_outcomes_check(now);
             }
         }
+    }
+
+    /// From when this is durable, a client is told "unknown" of what is at or below the place.
+    pub(super) fn raise_floor(&mut self, (epoch, sequence): (u32, u64)) {
+        self.floor_pending = true;
+        let lsn = self.append(Record::OutcomeFloor { epoch, sequence }, true);
+        self.awaited.insert(lsn, Awaited::Floor(epoch, sequence));
+        self.homes.set(Item::Floor, self.floor_home.replace(lsn), lsn);
     }
 
     /// When the oldest will be too old. Those that end meanwhile are dropped together.

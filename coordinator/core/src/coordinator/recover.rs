@@ -1,11 +1,13 @@
 //! The log's records folded into a table. Recovery is not a mode: what comes out re-enters the
 //! ordinary path.
 
+use super::operate::orphan_decision;
 use super::{
     Awaited, Branch, Coordinator, Counters, Homes, Item, KnownParticipant, Limits, Remembered,
     State, Transaction,
 };
-use crate::id::{Bqual, Gtrid, LogId, Owner, ParticipantName, TransactionName};
+use crate::audit::AuditEntry;
+use crate::id::{Bqual, BranchId, Gtrid, LogId, Owner, ParticipantName, TransactionName};
 use crate::message::RollbackCause;
 use crate::museum::{Bug, on};
 use crate::outcome::{BranchResult, Decision, Outcome};
@@ -21,6 +23,8 @@ pub struct Recovered {
     outcome_floor: Option<(u32, u64)>,
     floor_home: Option<Lsn>,
     participants: BTreeMap<ParticipantName, KnownParticipant>,
+    audit: BTreeMap<u64, (AuditEntry, Lsn)>,
+    orphan_decisions: BTreeMap<BranchId, Decision>,
     epoch_max: u32,
 }
 
@@ -60,6 +64,21 @@ impl Recovered {
                     self.outcomes.insert(gtrid, remembered);
                 }
             }
+            Record::Forced { gtrid, name, decision, branches, matched, asserted, resolved } => {
+                self.insert(lsn, gtrid, name, decision, branches);
+                if let Some(transaction) = self.transactions.get_mut(&gtrid) {
+                    transaction.resolved = resolved;
+                    for branch in &mut transaction.branches {
+                        branch.matched = matched.contains(&branch.bqual);
+                        branch.asserted = asserted.contains(&branch.bqual);
+                    }
+                }
+                self.heuristic(&gtrid);
+            }
+            Record::OperatorAct { entry } => {
+                self.orphan_decisions.extend(orphan_decision(&entry));
+                self.audit.insert(entry.number, (*entry, lsn));
+            }
             Record::Forgotten { gtrid, bqual } => self.forgotten(&gtrid, &bqual),
             Record::Participant { name, resources } => {
                 self.participants.insert(name, KnownParticipant { resources, home: lsn });
@@ -75,8 +94,7 @@ impl Recovered {
     fn heuristic(&mut self, gtrid: &Gtrid) {
         let Some(transaction) = self.transactions.get_mut(gtrid) else { return };
         transaction.heuristic_logged = true;
-        let pending = transaction.pending().next().is_some();
-        if transaction.deviates() && !pending {
+        if transaction.pending().next().is_none() {
             transaction.state = State::Heuristic;
         }
     }
@@ -121,6 +139,10 @@ impl Recovered {
 
     fn end(&mut self, gtrid: Gtrid) {
         let Some(transaction) = self.transactions.remove(&gtrid) else { return };
+        // Resolved, and behind the floor: clients are told "unknown".
+        if transaction.resolved {
+            return;
+        }
         let (outcome, branches) = match transaction.decision() {
             Decision::Commit => {
                 let branches = transaction.branches.iter().map(|branch| branch.bqual).collect();
@@ -142,6 +164,11 @@ impl Recovered {
         let clock = u32::try_from(unix_seconds).unwrap_or(u32::MAX);
         let stored = if on(Bug::EpochFromClock) { 0 } else { self.epoch_max };
         stored.saturating_add(1).max(clock)
+    }
+
+    /// What operators did, in its order.
+    pub fn audit(&self) -> impl Iterator<Item = &AuditEntry> {
+        self.audit.values().map(|(entry, _)| entry)
     }
 
     /// Unfinished and heuristic transactions, in the order they began.
@@ -218,6 +245,7 @@ fn recovered_homes(
     outcomes: &BTreeMap<Gtrid, Remembered>,
     floor_home: Option<Lsn>,
     participants: &BTreeMap<ParticipantName, KnownParticipant>,
+    audit: &BTreeMap<u64, (AuditEntry, Lsn)>,
 ) -> Homes {
     let mut homes = Homes::default();
     for (gtrid, transaction) in transactions {
@@ -235,6 +263,9 @@ fn recovered_homes(
     }
     for (name, known) in participants {
         homes.set(Item::Participant(name.clone()), None, known.home);
+    }
+    for (number, (_, home)) in audit {
+        homes.set(Item::Audit(*number), None, *home);
     }
     homes
 }
@@ -267,6 +298,7 @@ impl Coordinator {
             &outcomes,
             recovered.floor_home,
             &recovered.participants,
+            &recovered.audit,
         );
         let mut concerned: BTreeMap<ParticipantName, BTreeSet<Gtrid>> = BTreeMap::new();
         for (gtrid, transaction) in &transactions {
@@ -301,6 +333,9 @@ impl Coordinator {
             outcomes_check_at: None,
             homes,
             floor_home: recovered.floor_home,
+            audit: recovered.audit,
+            acts: BTreeMap::new(),
+            orphan_decisions: recovered.orphan_decisions,
             boot_home: start.next_lsn,
             cut: None,
             actions: VecDeque::new(),
@@ -323,6 +358,9 @@ impl Coordinator {
         for gtrid in unfinished {
             if !on(Bug::RestartWithoutTimers) {
                 self.schedule(now, gtrid);
+            }
+            if self.transactions.get(&gtrid).is_some_and(Transaction::resolved) {
+                self.retire_later(now, gtrid);
             }
             self.finish_if_done(now, gtrid);
         }

@@ -100,6 +100,10 @@ pub struct Transaction {
     pub(super) heuristic_pending: Option<Lsn>,
     /// A Heuristic record of it is in the log.
     pub(super) heuristic_logged: bool,
+    /// An operator has marked it resolved.
+    pub(super) resolved: bool,
+    /// Operators whose act's record is being written.
+    pub(super) acted: Vec<CallerId>,
     /// The first of the records that tell its state; `None`: the log does not know it.
     pub(super) home: Option<Lsn>,
 }
@@ -127,6 +131,8 @@ impl Transaction {
             waiters: Vec::new(),
             heuristic_pending: None,
             heuristic_logged: false,
+            resolved: false,
+            acted: Vec::new(),
             home: None,
         }
     }
@@ -230,6 +236,8 @@ pub struct Branch {
     pub matched: bool,
     /// A rollback was sent often enough: it is left to ask.
     pub left_to_ask: bool,
+    /// Its result is an operator's word, and it has not been seen gone.
+    pub asserted: bool,
 }
 
 /// How a branch looks to people.
@@ -318,6 +326,7 @@ impl Branch {
             forget_pending: false,
             matched: false,
             left_to_ask: false,
+            asserted: false,
             result: record.result,
             detail: record.detail,
         }

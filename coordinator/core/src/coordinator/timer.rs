@@ -15,6 +15,8 @@ pub(super) enum TimerKind {
     Timeout,
     /// What is pending is sent again.
     Resend,
+    /// A resolved one may go, if nothing needs it.
+    Retire,
 }
 
 impl Coordinator {
@@ -28,6 +30,7 @@ impl Coordinator {
             match kind {
                 TimerKind::Timeout => self.on_timeout(now, gtrid),
                 TimerKind::Resend => self.on_resend(now, gtrid),
+                TimerKind::Retire => self.on_retire(now, gtrid),
             }
         }
         self.redrive_on(now);
@@ -80,14 +83,19 @@ impl Coordinator {
         };
         let branches = if self.started { transaction.pending().count() } else { 0 };
         if self.started {
-            transaction.tries = 0;
-            if let Some(at) = transaction.next_try_at.take() {
-                self.timers.remove(&(at, gtrid, TimerKind::Resend));
-            }
-            self.drive(gtrid, None);
-            self.schedule(now, gtrid);
+            self.retry_now(now, gtrid);
         }
         self.reply(by, Response::Retried { branches });
+    }
+
+    pub(super) fn retry_now(&mut self, now: Millis, gtrid: Gtrid) {
+        let Some(transaction) = self.transactions.get_mut(&gtrid) else { return };
+        transaction.tries = 0;
+        if let Some(at) = transaction.next_try_at.take() {
+            self.timers.remove(&(at, gtrid, TimerKind::Resend));
+        }
+        self.drive(gtrid, None);
+        self.schedule(now, gtrid);
     }
 
     /// To all but participants that have come back, and whose turn for this one has not come.

@@ -11,8 +11,8 @@ use unanimous_core::message::{
 };
 use unanimous_core::record::Evidence;
 use unanimous_core::{
-    Bqual, BranchId, CallerId, Decision, FrameNumber, Gtrid, InstanceId, Labels, Lsn, Millis,
-    ParticipantName, Record, ResourceId, TransactionName,
+    AuditEntry, Bqual, BranchId, CallerId, Decision, FrameNumber, Gtrid, InstanceId, Labels, Lsn,
+    Millis, ParticipantName, Record, ResourceId, TransactionName,
 };
 
 pub(crate) const LOG: LogId = LogId { cluster: 1, slot: 1, incarnation: 0xabcd };
@@ -20,6 +20,10 @@ pub(crate) const LOG: LogId = LogId { cluster: 1, slot: 1, incarnation: 0xabcd }
 pub(crate) struct Script {
     pub(crate) coordinator: Coordinator,
     pub(crate) now: Millis,
+    /// What callers were told, in order.
+    pub(crate) replies: Vec<Response>,
+    /// Messages to branches.
+    pub(crate) sends: usize,
     text: String,
     gtrid: Option<Gtrid>,
     begun: usize,
@@ -60,6 +64,8 @@ impl Script {
             coordinator: Self::life(&limits, Recovered::default(), 0, 1, Millis(0)),
             limits,
             now: Millis(0),
+            replies: Vec::new(),
+            sends: 0,
             text: format!("# {title}\n"),
             gtrid: None,
             begun: 0,
@@ -112,7 +118,7 @@ impl Script {
         self
     }
 
-    fn ask(&mut self, words: &str, request: Request) -> &mut Self {
+    pub(crate) fn ask(&mut self, words: &str, request: Request) -> &mut Self {
         self.caller += 1;
         let by = CallerId(self.caller);
         self.event(&format!("#{} {words}", self.caller), Event::Requested { by, request })
@@ -128,6 +134,7 @@ impl Script {
                     line
                 }
                 Action::Send { to, branch, message } => {
+                    self.sends += 1;
                     let number = branch.bqual.as_bytes()[7];
                     assert_eq!(to.participant, participant(number.into()));
                     let whom = if to.holder_only { " (the holder only)" } else { "" };
@@ -142,7 +149,9 @@ impl Script {
                         self.gtrid = Some(*gtrid);
                         self.begun += 1;
                     }
-                    format!("  reply #{} {}", to.0, response_words(&response))
+                    let line = format!("  reply #{} {}", to.0, response_words(&response));
+                    self.replies.push(response);
+                    line
                 }
             };
             self.line(&line);
@@ -178,6 +187,15 @@ impl Script {
             Record::Forgotten { .. } => "Forgotten".to_owned(),
             Record::Participant { name, resources } => {
                 format!("Participant {name} {resources:?}")
+            }
+            Record::Forced { decision, branches: of, asserted, resolved, .. } => {
+                let resolved = if *resolved { " resolved" } else { "" };
+                let asserted = asserted.len();
+                format!("Forced{resolved} {decision:?} [{}] asserted {asserted}", branches(of))
+            }
+            Record::OperatorAct { entry } => {
+                let AuditEntry { number, who, kind, result, .. } = &**entry;
+                format!("OperatorAct {number} {who} {kind:?} {result:?}")
             }
             Record::Labelled { labels, .. } => {
                 format!("Labelled {:?}", labels.iter().collect::<Vec<_>>())
@@ -470,6 +488,10 @@ fn response_words(response: &Response) -> String {
         }
         Response::Pending => "pending".to_owned(),
         Response::Unknown => "unknown".to_owned(),
+        Response::Operated => "done".to_owned(),
+        Response::ActRefused(refusal) => format!("refused: {refusal:?}"),
+        Response::Overtaken => "overtaken".to_owned(),
+        Response::Audited => "in the audit".to_owned(),
         Response::Retried { branches } => format!("sent to {branches} branches"),
         Response::Verdict(Verdict::Commit { frame, evidence }) => {
             format!("commit it (frame {}, evidence {})", frame.0, evidence.is_some())

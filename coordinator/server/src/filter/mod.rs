@@ -98,6 +98,7 @@ pub(crate) enum Order {
 pub(crate) enum Flag {
     Stuck,
     Recovered,
+    Resolved,
 }
 
 /// What is compared.
@@ -113,6 +114,15 @@ impl Filter {
     /// Transactions whose id ends with these lower-case hexadecimal digits.
     pub(crate) fn id_ends_with(digits: String) -> Self {
         Self::Compare(Comparison::Word(Word::Id, By::Is, digits))
+    }
+
+    /// Whether it says anything about being resolved: without that, only open ones are wanted.
+    pub(crate) fn asks_for_resolved(&self) -> bool {
+        match self {
+            Self::Any(filters) | Self::All(filters) => filters.iter().any(Self::asks_for_resolved),
+            Self::Not(filter) => filter.asks_for_resolved(),
+            Self::Compare(comparison) => matches!(comparison, Comparison::Flag(Flag::Resolved, _)),
+        }
     }
 
     pub(crate) fn matches(&self, row: Row<'_>) -> bool {
@@ -136,6 +146,7 @@ impl Comparison {
             Self::Quantity(quantity, order, amount) => order.holds(quantity.of(row), *amount),
             Self::Flag(Flag::Stuck, is) => view::is_stuck(transaction, row.now, row.limits) == *is,
             Self::Flag(Flag::Recovered, is) => transaction.recovered == *is,
+            Self::Flag(Flag::Resolved, is) => transaction.resolved() == *is,
         }
     }
 }

@@ -13,7 +13,7 @@ const DEPTH_MAX: usize = 16;
 const FOUND_CHARS_MAX: usize = 32;
 
 /// Fields, as they are written.
-const FIELDS: [&str; 15] = [
+const FIELDS: [&str; 16] = [
     "state",
     "outcome",
     "name",
@@ -29,6 +29,7 @@ const FIELDS: [&str; 15] = [
     "branches",
     "stuck",
     "recovered",
+    "resolved",
 ];
 
 /// Why a text is no filter.
@@ -316,6 +317,7 @@ impl Parser {
             "branches" => self.number(Quantity::Branches)?,
             "stuck" => self.flag(Flag::Stuck)?,
             "recovered" => self.flag(Flag::Recovered)?,
+            "resolved" => self.flag(Flag::Resolved)?,
             field => match field.strip_prefix("label.") {
                 Some(key) if is_label_key(key) => self.word(Word::Label(key.to_owned()))?,
                 Some(_) => {

@@ -76,6 +76,7 @@ impl std::fmt::Display for Comparison {
             }
             Self::Flag(Flag::Stuck, is) => write!(f, "stuck={is}"),
             Self::Flag(Flag::Recovered, is) => write!(f, "recovered={is}"),
+            Self::Flag(Flag::Resolved, is) => write!(f, "resolved={is}"),
         }
     }
 }

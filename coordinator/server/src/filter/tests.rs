@@ -148,7 +148,7 @@ fn regression_a_long_time_is_printed_as_it_is_read() {
 #[test]
 fn a_mistake_is_told_with_its_place_and_what_was_meant() {
     let fields = "a field: state, outcome, name, id, label.KEY, participant, waiting_on, resource, \
-                  age, locked, remaining, tries, branches, stuck, recovered";
+                  age, locked, remaining, tries, branches, stuck, recovered, resolved";
     let table = [
         ("", 1, "found the end, expected a comparison such as state=COMMITTING, `not` or `(`"),
         ("stat=x", 1, &*format!("found `stat`, expected {fields}; did you mean state?")),
@@ -330,6 +330,7 @@ fn every_field_means_what_it_says() {
         ("stuck=true", &[]),
         ("stuck=false", &["lunch", "transfer"]),
         ("recovered=true", &[]),
+        ("resolved=true", &[]),
         ("state=PREPARING and age>1h or name=lunch", &["lunch"]),
         ("state=PREPARING and (age>1h or waiting_on=bank-a)", &["transfer"]),
     ];

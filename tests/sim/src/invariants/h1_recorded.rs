@@ -20,7 +20,10 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
     let branch = ledger.branch(id)?;
     // Also one that ended as decided: without a record a restart would ask a branch that knows
     // nothing any more.
-    (branch.recorded.is_none() || branch.recorded != branch.ended)
+    // Given up by an operator, and then it knew nothing: that is what is on record.
+    let given_up =
+        ledger.transaction(&id.gtrid)?.operated && branch.recorded == Some(BranchResult::Hazard);
+    ((branch.recorded.is_none() || branch.recorded != branch.ended) && !given_up)
         .then(|| format!("branch {id} is {what} before its end is on record: {branch:?}"))
 }
 

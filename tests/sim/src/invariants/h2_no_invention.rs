@@ -16,12 +16,18 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
     match fact {
         Fact::Answered(gtrid, outcome) => {
             let heuristic = !matches!(outcome, Outcome::Committed | Outcome::RolledBack);
-            let alone = ledger.transaction(gtrid)?.branches.iter().any(|branch| branch.alone);
-            (heuristic && !alone).then(|| format!("{gtrid} is said to have ended {outcome:?}"))
-        }
-        Fact::Handed(Record::Heuristic { gtrid, decision, branches, .. }) => {
             let transaction = ledger.transaction(gtrid)?;
-            if !transaction.branches.iter().any(|branch| branch.alone) {
+            let alone = transaction.branches.iter().any(|branch| branch.alone);
+            (heuristic && !alone && !transaction.operated)
+                .then(|| format!("{gtrid} is said to have ended {outcome:?}"))
+        }
+        Fact::Handed(
+            Record::Heuristic { gtrid, decision, branches, .. }
+            | Record::Forced { gtrid, decision, branches, .. },
+        ) => {
+            let transaction = ledger.transaction(gtrid)?;
+            let reason = transaction.operated || transaction.branches.iter().any(|b| b.alone);
+            if !reason {
                 return Some(format!("{gtrid} is recorded as heuristic: {branches:?}"));
             }
             let committed = transaction.commit_durable.as_deref().unwrap_or_default();
@@ -33,10 +39,17 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
             let contradicts = |named: &BranchRecord| {
                 committed.contains(&named.bqual) != (*decision == Decision::Commit)
             };
-            if branches.iter().any(|named| contradicts(named) && !late(named)) {
+            // An operator has given it up, or said how a commit in one phase ended.
+            let operated = |named: &BranchRecord| {
+                transaction.operated
+                    && (named.result == Some(BranchResult::Hazard)
+                        || transaction.commit_durable.is_none())
+            };
+            let excused = |named: &BranchRecord| late(named) || operated(named);
+            if branches.iter().any(|named| contradicts(named) && !excused(named)) {
                 return Some(format!("{gtrid} is recorded as decided {decision:?}: {branches:?}"));
             }
-            branches.iter().find_map(|named| {
+            branches.iter().filter(|named| !operated(named)).find_map(|named| {
                 let id = BranchId { gtrid: *gtrid, bqual: named.bqual };
                 invented(ledger, &id, named.result?)
             })

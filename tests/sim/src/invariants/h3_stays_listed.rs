@@ -12,7 +12,7 @@ pub(super) const INVARIANT: Invariant = Invariant {
 
 fn at_rest(ledger: &Ledger, rest: &Rest) -> Option<String> {
     let missing = ledger.transactions.iter().find(|transaction| {
-        let judged = !transaction.lied && !transaction.orphaned;
+        let judged = !transaction.lied && !transaction.orphaned && !transaction.resolved;
         judged && deviates(transaction) && !rest.heuristic.contains(&transaction.gtrid)
     })?;
     Some(format!("{} is not listed: {:?}", missing.gtrid, missing.branches))
@@ -25,7 +25,9 @@ fn deviates(transaction: &Transaction) -> bool {
             _ => BranchResult::RolledBack,
         };
         // A branch that was alone in its transaction decided for it.
-        let one_phase = transaction.branches.len() == 1 && transaction.commit_durable.is_none();
+        // Who asks about a branch that never was adds none.
+        let enlisted = transaction.branches.iter().filter(|branch| branch.enlisted).count();
+        let one_phase = enlisted == 1 && transaction.commit_durable.is_none();
         branch.alone && branch.ended != Some(decided) && !one_phase
     })
 }

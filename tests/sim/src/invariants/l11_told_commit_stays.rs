@@ -16,7 +16,9 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
     let lost = ledger.transactions.iter().find(|transaction| {
         let told = transaction.answered.contains(&Outcome::Committed)
             || transaction.branches.iter().any(|branch| branch.told_commit);
+        // Resolved: a person has settled how its branches ended, and it may be forgotten.
         told && !transaction.lied
+            && !transaction.resolved
             && !transaction.orphaned
             && !committed.contains(&&transaction.gtrid)
             && transaction

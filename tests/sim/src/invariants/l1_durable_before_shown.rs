@@ -17,7 +17,9 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
             // A late question about a one-phase commit is answered to whom has committed it.
             // And who has lied about that commit is told what it has said.
             let denied = transaction.lied && transaction.commit_handed.is_none();
+            // A commit in one phase that an operator has given up is on record as asked for.
             let durable = transaction.commit_durable.is_some()
+                || transaction.commit_forced
                 || denied
                 || transaction.branch(&id.bqual)?.ended == Some(BranchResult::Committed);
             (!durable).then(|| format!("branch {id} is told commit without a durable record"))

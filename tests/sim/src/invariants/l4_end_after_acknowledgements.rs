@@ -19,7 +19,12 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
     };
     transaction.branches.iter().find_map(|branch| {
         let id = BranchId { gtrid: *gtrid, bqual: branch.bqual };
-        (names(named, &id) && branch.ended != Some(BranchResult::Committed))
+        // A resolved one ends when its branches are gone, however they ended.
+        let ended = match transaction.resolved {
+            true => branch.ended.is_some(),
+            false => branch.ended == Some(BranchResult::Committed),
+        };
+        (names(named, &id) && !ended)
             .then(|| format!("{gtrid} ends before branch {} has committed", branch.bqual))
     })
 }

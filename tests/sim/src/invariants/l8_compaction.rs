@@ -23,6 +23,10 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
     if epoch != epoch_of_rest {
         return Some(format!("the next epoch is {epoch}, the rest says {epoch_of_rest}"));
     }
+    let audits = [whole, rest].map(|recovered| recovered.audit().collect::<Vec<_>>());
+    if audits[0] != audits[1] {
+        return Some(format!("the audit is {:?}, the rest says {:?}", audits[0], audits[1]));
+    }
     transactions(ledger, rest).or_else(|| outcomes(ledger, rest)).or_else(|| names(whole, rest))
 }
 
@@ -48,6 +52,7 @@ fn differs(ledger: &Ledger, gtrid: &Gtrid, whole: &Transaction, left: &Transacti
     whole.name != left.name
         || whole.decision() != left.decision()
         || whole.heuristic_logged() != left.heuristic_logged()
+        || whole.resolved() != left.resolved()
         || whole.branches.len() != left.branches.len()
         || whole
             .branches
@@ -75,6 +80,7 @@ fn branch_differs(
     identity(whole) != identity(left)
         || whole.evidence != left.evidence
         || (whole.matched && !left.matched)
+        || whole.asserted != left.asserted
         || result != left.result
         || (whole.result.is_some() && whole.detail != left.detail)
         || (learnt && !really(ledger, &BranchId { gtrid: *gtrid, bqual: left.bqual }, left.result))

@@ -4,7 +4,10 @@ use super::Fact;
 use unanimous_core::coordinator::Recovered;
 use unanimous_core::message::{Answer, Vote};
 use unanimous_core::record::OutcomeRecord;
-use unanimous_core::{Bqual, BranchId, BranchResult, Decision, Gtrid, LogId, Lsn, Outcome, Record};
+use unanimous_core::{
+    AuditEntry, AuditKind, Bqual, BranchId, BranchResult, Decision, Gtrid, LogId, Lsn, Outcome,
+    Record,
+};
 
 /// All facts so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -48,6 +51,12 @@ pub struct Transaction {
     pub end_durable: bool,
     /// A durable Heuristic record stands for it.
     pub heuristic_durable: bool,
+    /// An operator has been told to say how a branch ended, or to give one up.
+    pub operated: bool,
+    /// A record of what an operator did says that its commit was asked for, durably.
+    pub commit_forced: bool,
+    /// Marked resolved, durably.
+    pub resolved: bool,
     /// Participants were told that it has ended.
     pub told_ended: bool,
     /// What clients were told.
@@ -139,6 +148,9 @@ impl Transaction {
             commit_handed: None,
             commit_durable: None,
             end_durable: false,
+            operated: false,
+            commit_forced: false,
+            resolved: false,
             heuristic_durable: false,
             told_ended: false,
             answered: Vec::new(),
@@ -298,7 +310,18 @@ impl Ledger {
             | Record::CarriedOutcomes { .. }
             | Record::Forgotten { .. }
             | Record::Participant { .. }
+            | Record::Forced { .. }
             | Record::Labelled { .. } => {}
+            Record::OperatorAct { entry } => self.note_operated(entry),
+        }
+    }
+
+    /// What is said of a branch may be an operator's word from now on.
+    fn note_operated(&mut self, entry: &AuditEntry) {
+        let of_branch = matches!(entry.kind, AuditKind::Assert | AuditKind::Abandon);
+        let gtrid = entry.gtrid.filter(|_| of_branch);
+        if let Some(transaction) = gtrid.and_then(|gtrid| self.transaction_mut(&gtrid)) {
+            transaction.operated = true;
         }
     }
 
@@ -314,9 +337,21 @@ impl Ledger {
                     transaction.commit_durable = Some(branches);
                 }
             }
+            Record::Forced { gtrid, decision, branches, asserted, resolved, .. } => {
+                let Some(transaction) = self.transaction_mut(gtrid) else { return };
+                transaction.commit_forced |= *decision == Decision::Commit;
+                transaction.heuristic_durable = true;
+                transaction.resolved = *resolved;
+                for branch in branches {
+                    if branch.result.is_some() && !asserted.contains(&branch.bqual) {
+                        transaction.branch_mut(branch.bqual).recorded = branch.result;
+                    }
+                }
+            }
             Record::Heuristic { gtrid, branches, .. } => {
                 let Some(transaction) = self.transaction_mut(gtrid) else { return };
                 transaction.heuristic_durable = true;
+                transaction.resolved = false;
                 for branch in branches {
                     if branch.result.is_some() {
                         transaction.branch_mut(branch.bqual).recorded = branch.result;
@@ -337,6 +372,7 @@ impl Ledger {
             | Record::Carried { .. }
             | Record::Forgotten { .. }
             | Record::Participant { .. }
+            | Record::OperatorAct { .. }
             | Record::Labelled { .. } => {}
             Record::CarriedOutcomes { committed } => {
                 for OutcomeRecord { gtrid, unforgotten, .. } in committed {

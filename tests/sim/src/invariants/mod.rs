@@ -8,6 +8,7 @@
 //! To add one: a file that exports an [`Invariant`], a line in [`ALL`], and a defect that only it
 //! finds.
 
+mod a1_audited;
 mod ac1_one_outcome;
 mod ac2_no_reversal;
 mod ac3_all_voted_yes;
@@ -165,6 +166,7 @@ impl std::fmt::Display for Violation {
 
 /// All invariants, in the order they are asserted.
 pub const ALL: &[Invariant] = &[
+    a1_audited::INVARIANT,
     ac1_one_outcome::INVARIANT,
     ac2_no_reversal::INVARIANT,
     ac3_all_voted_yes::INVARIANT,
@@ -195,7 +197,8 @@ pub const ALL: &[Invariant] = &[
 
 /// What holds whatever a participant says about its own branches. The others hold for all
 /// transactions but its own.
-const WHATEVER_IS_SAID: &[&str] = &["AC3", "L1", "L6", "L7", "L8", "L9", "L12", "EM", "F2", "S-05"];
+const WHATEVER_IS_SAID: &[&str] =
+    &["A1", "AC3", "L1", "L6", "L7", "L8", "L9", "L12", "EM", "F2", "S-05"];
 
 fn silent_on_facts(_: &Ledger, _: &Fact<'_>) -> Option<String> {
     None
@@ -266,7 +269,9 @@ impl Fact<'_> {
                 | Record::End { gtrid }
                 | Record::Carried { gtrid, .. }
                 | Record::Forgotten { gtrid, .. }
+                | Record::Forced { gtrid, .. }
                 | Record::Labelled { gtrid, .. } => Some(gtrid),
+                Record::OperatorAct { entry } => entry.gtrid.as_ref(),
                 Record::CarriedOutcomes { committed } => match &committed[..] {
                     [only] => Some(&only.gtrid),
                     _ => None,

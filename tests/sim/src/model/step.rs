@@ -562,6 +562,10 @@ impl World {
             | Response::Pending
             | Response::Unknown
             | Response::Retried { .. }
+            | Response::Operated
+            | Response::ActRefused(_)
+            | Response::Overtaken
+            | Response::Audited
             | Response::Refused(_) => {
                 let before = self.client.waiting.len();
                 self.client.waiting.retain(|caller| caller.0 != to);
