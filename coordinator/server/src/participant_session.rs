@@ -114,8 +114,8 @@ pub(crate) fn goodbye(
     v1::ParticipateResponse { sender_epoch, ended: None, body: Some(body) }
 }
 
-/// The well-formed ones of a message's branches, as far as the limit goes; the others can be asked
-/// about again.
+/// The well-formed ones of a message's branches that are of the session's resources, as far as the
+/// limit goes; those beyond it can be asked about again.
 fn branches(gate: &Gate, session: SessionId, peer: &Peer, wire: &[v1::BranchRef]) -> Vec<BranchId> {
     if wire.len() > BRANCHES_PER_MESSAGE_MAX {
         gate.ignore(session, peer.name.as_str(), "branches beyond the limit");
@@ -123,7 +123,8 @@ fn branches(gate: &Gate, session: SessionId, peer: &Peer, wire: &[v1::BranchRef]
     let mut known = Vec::new();
     for branch in wire.iter().take(BRANCHES_PER_MESSAGE_MAX) {
         match convert::branch_id(Some(branch)) {
-            Ok(branch) => known.push(branch),
+            Ok(branch) if peer.resource(&branch).is_some() => known.push(branch),
+            Ok(_) => gate.ignore(session, peer.name.as_str(), NOT_ITS_BRANCH),
             Err(Hold) => gate.ignore(session, peer.name.as_str(), "a malformed branch"),
         }
     }
@@ -267,24 +268,27 @@ impl Peer {
         Ok(Inbound::Examined(Box::new(Examined::read(by, wire)?)))
     }
 
+    /// The one that the branch is of, if the session has declared it.
+    fn resource(&self, branch: &BranchId) -> Option<&ResourceId> {
+        let number = branch.bqual.resource_manager();
+        let mut resources = self.resources.iter();
+        resources.find(|(known, _)| *known == number).map(|(_, resource)| resource)
+    }
+
     fn answered(
         &self,
         session: SessionId,
         branch: BranchId,
         answer: Answer,
     ) -> Result<Inbound, &'static str> {
-        let number = branch.bqual.resource_manager();
-        let (_, resource) = self
-            .resources
-            .iter()
-            .find(|(known, _)| *known == number)
-            .ok_or("a branch of a resource that the session does not declare")?;
+        let resource = self.resource(&branch).ok_or(NOT_ITS_BRANCH)?;
         let (from, resource) = (self.name.clone(), resource.clone());
         Ok(Inbound::Answered(session, Event::Answered { from, resource, branch, answer }))
     }
 }
 
 const MALFORMED_ID: &str = "a malformed branch";
+const NOT_ITS_BRANCH: &str = "a branch of a resource that the session does not declare";
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,8 @@ mod common;
 use common::*;
 use tonic::Code;
 use tonic_types::StatusExt;
-use unanimous_core::{Gtrid, Owner};
+use unanimous_core::id::resource_manager;
+use unanimous_core::{Bqual, Gtrid, Owner, ParticipantName, ResourceId};
 use unanimous_proto::v1;
 use unanimous_server::Config;
 
@@ -298,8 +299,16 @@ async fn b_05_a_vote_from_a_session_that_does_not_own_the_branch() {
     thief.vote(in_b.clone(), v1::Ballot::Commit).await;
     thief.vote(in_a.clone(), v1::Ballot::Rollback).await;
     a.vote(in_b.clone(), v1::Ballot::Commit).await;
-    thief.tell(Tell::Inquire(v1::Inquire { branches: vec![in_a] })).await;
+    let resource = resource_id("bank-a");
+    let number = resource_manager(
+        &ParticipantName::new("thief").unwrap(),
+        &ResourceId::new(&resource).unwrap(),
+    );
+    let bqual = Bqual::new(number, 1, a.owner.unwrap()).as_bytes().to_vec();
+    let own = v1::BranchRef { bqual, ..in_a.clone() };
+    thief.tell(Tell::Inquire(v1::Inquire { branches: vec![in_a, own.clone()] })).await;
     let Told::Answer(answer) = thief.hear().await else { panic!() };
+    assert_eq!(answer.branch, Some(own), "what became of another's branch is not told");
     assert_eq!(answer.verdict(), v1::Verdict::Wait, "the votes before it were heard and not taken");
     server.until(gtrid, &in_b, v1::BranchState::Enlisted).await;
     b.say_yes().await;

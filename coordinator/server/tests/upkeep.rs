@@ -6,7 +6,7 @@
 mod common;
 
 use common::*;
-use unanimous_core::{Bqual, Gtrid, LogId, Owner};
+use unanimous_core::{Gtrid, LogId, Owner};
 use unanimous_proto::v1;
 use unanimous_server::Config;
 
@@ -118,11 +118,8 @@ async fn a_branch_of_another_incarnation_is_left_alone_and_listed() {
         log: LogId { cluster: me.cluster, slot: 1, incarnation: me.incarnation ^ 1 },
         epoch: me.epoch,
     };
-    let branch = v1::BranchRef {
-        gtrid: Gtrid::new(other, 5, 0).as_bytes().to_vec(),
-        bqual: Bqual::new(1, 1, other).as_bytes().to_vec(),
-    };
-    a.tell(Tell::Inquire(v1::Inquire { branches: vec![branch] })).await;
+    let branches = vec![branch("bank-a", Gtrid::new(other, 5, 0), 1, other)];
+    a.tell(Tell::Inquire(v1::Inquire { branches })).await;
     let Told::Answer(answer) = a.hear().await else { panic!() };
     assert_eq!(answer.verdict(), v1::Verdict::LeaveAlone);
     let listed = server.admin().await.list_orphans(v1::ListOrphansRequest {}).await.unwrap();
