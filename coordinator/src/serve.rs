@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use unanimous_recovery::codec::CodecError;
 use unanimous_recovery::{DirectoryReport, DirectoryState, LogKind, OpenOptions, OpenedLog, Space};
-use unanimous_server::{Config, Listeners, ServeError};
+use unanimous_server::{Access, Config, Listeners, ServeError};
 
 /// Serves until a signal stops it. Everything answered by then is durable, whatever the exit code.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
@@ -41,6 +41,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let listeners = Listeners {
         sessions: listen("--listen", settings.listen)?,
         admin: listen("--admin-listen", settings.admin_listen)?,
+        access: Access::everybody(),
     };
     let again = again(args, &settings, dir);
     let log = open(args, &settings, dir, &again)?;

@@ -30,7 +30,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use unanimous_recovery::{LogKind, OpenError, OpenOptions};
-use unanimous_server::{Config, Listeners, ServeError, ShutdownHandle, shutdown};
+use unanimous_server::{Access, Config, Listeners, ServeError, ShutdownHandle, shutdown};
 
 /// A coordinator on a throw-away log serves much sooner, unless it is stuck.
 const SERVING_MAX: Duration = Duration::from_secs(20);
@@ -142,7 +142,11 @@ impl InProcess {
 
     async fn serve(&mut self) -> Result<(), InProcessError> {
         let bind = |address| TcpListener::bind(address).map_err(io_error("binding a port"));
-        let listeners = Listeners { sessions: bind(self.sessions)?, admin: bind(self.admin)? };
+        let listeners = Listeners {
+            sessions: bind(self.sessions)?,
+            admin: bind(self.admin)?,
+            access: Access::everybody(),
+        };
         let bound = |listener: &TcpListener| listener.local_addr().map_err(io_error("binding"));
         (self.sessions, self.admin) = (bound(&listeners.sessions)?, bound(&listeners.admin)?);
         let dir = Arc::clone(&self.dir);

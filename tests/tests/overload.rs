@@ -18,7 +18,7 @@ use unanimous_proto::v1::client_service_client::ClientServiceClient;
 use unanimous_proto::v1::transaction_service_client::TransactionServiceClient;
 use unanimous_recovery::{LogKind, OpenOptions};
 use unanimous_sdk::{Client, CommitError, RollbackReason};
-use unanimous_server::{Config, Listeners, ShutdownHandle, shutdown};
+use unanimous_server::{Access, Config, Listeners, ShutdownHandle, shutdown};
 use unanimous_tests::real::memory::{Ended, Member, transact};
 use unanimous_tests::real::{Coordinator, LOOK};
 
@@ -40,7 +40,7 @@ impl Server {
         let options = OpenOptions { init: true, ..OpenOptions::new(LogKind::Coordinator) };
         let log = options.open(dir.path()).unwrap();
         let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
-        let listeners = Listeners { sessions: bind(), admin: bind() };
+        let listeners = Listeners { sessions: bind(), admin: bind(), access: Access::everybody() };
         let sessions = listeners.sessions.local_addr().unwrap();
         let admin = listeners.admin.local_addr().unwrap();
         let (handle, asked) = shutdown();

@@ -1,10 +1,18 @@
-//! TCP connections: accepted up to a limit, and closable from our side.
+//! TCP connections: accepted up to a limit, encrypted if that is asked for, and closable from our
+//! side.
 //!
 //! tonic's own accept loop spins when the process has no file descriptors left, and a peer that
 //! does not read its stream holds what is queued for it as long as it likes; nor does anything end
 //! a connection that never speaks HTTP/2 at all. Hence a loop and a connection of our own.
 
+use crate::access::Certificate;
+use crate::config::Config;
 use crate::crash;
+use crate::door::Door;
+use crate::handshake::{Unshaken, shake};
+use crate::identity::Caller;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use futures_util::task::AtomicWaker;
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +24,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
@@ -28,6 +37,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 pub(crate) struct Via {
     pub(crate) kill: Kill,
     pub(crate) peer: SocketAddr,
+    pub(crate) proof: Proof,
+}
+
+/// What the connection itself says of the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// It is not encrypted.
+    Plain,
+    /// It is, and the peer has shown no certificate.
+    Encrypted,
+    /// It is, and the peer has this certificate.
+    Certificate(Arc<Certificate>),
 }
 
 /// Closes one connection.
@@ -60,11 +81,27 @@ const PREFACE_BYTES: usize = 24;
 /// An accepted connection, in a place of its own.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Wire,
     via: Via,
     /// Until the peer has sent its preface: what is missing, and how long it may take.
     preface: Option<(usize, Pin<Box<Sleep>>)>,
     _place: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+enum Wire {
+    Plain(TcpStream),
+    Encrypted(Box<TlsStream<TcpStream>>),
+}
+
+/// The same call to whichever it is.
+macro_rules! either {
+    ($wire:expr, $call:ident($($argument:expr),*)) => {
+        match $wire {
+            Wire::Plain(stream) => Pin::new(stream).$call($($argument),*),
+            Wire::Encrypted(stream) => Pin::new(stream.as_mut()).$call($($argument),*),
+        }
+    };
 }
 
 impl Connected for Connection {
@@ -84,7 +121,7 @@ impl AsyncRead for Connection {
         self.via.kill.0.reader.register(cx.waker());
         self.via.kill.check()?;
         let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let read = either!(&mut self.stream, poll_read(cx, buf));
         if let Some((missing, deadline)) = &mut self.preface {
             *missing = missing.saturating_sub(buf.filled().len() - before);
             if *missing == 0 {
@@ -103,17 +140,17 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        let written = either!(&mut self.stream, poll_write(cx, buf));
         crash::written(&written);
         written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        either!(&mut self.stream, poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        either!(&mut self.stream, poll_shutdown(cx))
     }
 
     fn poll_write_vectored(
@@ -121,47 +158,116 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = either!(&mut self.stream, poll_write_vectored(cx, bufs));
         crash::written(&written);
         written
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.stream {
+            Wire::Plain(stream) => stream.is_write_vectored(),
+            Wire::Encrypted(stream) => stream.is_write_vectored(),
+        }
     }
 }
 
-/// Accepts connections for ever, at most `connections_max` at a time; one that has not sent its
-/// preface after `preface_max` is closed.
-pub(crate) fn incoming(
+/// What connections are accepted by.
+pub(crate) struct Incoming {
     listener: TcpListener,
+    /// At the limit no more are accepted.
     connections_max: usize,
+    /// One that has not sent its preface by then is closed. A handshake comes before it.
     preface_max: Duration,
-) -> impl Stream<Item = io::Result<Connection>> {
-    let places = Arc::new(Semaphore::new(connections_max));
-    futures_util::stream::unfold((listener, places), move |(listener, places)| async move {
-        // The semaphore is never closed.
-        let place = Arc::clone(&places).acquire_owned().await.ok()?;
-        let connection = accept(&listener, place, preface_max).await;
-        Some((Ok(connection), (listener, places)))
+    door: Door,
+}
+
+impl Incoming {
+    pub(crate) fn new(listener: TcpListener, config: &Config, door: Door) -> Self {
+        let (connections_max, preface_max) = (config.connections_max, config.hello_max());
+        Self { listener, connections_max, preface_max, door }
+    }
+}
+
+/// Accepts connections for ever.
+pub(crate) fn incoming(incoming: Incoming) -> impl Stream<Item = io::Result<Connection>> {
+    let places = Arc::new(Semaphore::new(incoming.connections_max));
+    let acceptor = Acceptor { incoming, places, handshakes: FuturesUnordered::new() };
+    futures_util::stream::unfold(acceptor, |mut acceptor| async move {
+        let connection = acceptor.next().await?;
+        Some((Ok(connection), acceptor))
     })
+}
+
+struct Acceptor {
+    incoming: Incoming,
+    places: Arc<Semaphore>,
+    /// Each has a place, and ends by itself: a slow peer keeps nobody waiting.
+    handshakes: FuturesUnordered<BoxFuture<'static, Option<Connection>>>,
+}
+
+impl Acceptor {
+    async fn next(&mut self) -> Option<Connection> {
+        loop {
+            let (stream, peer, place) = tokio::select! {
+                accepted = accept(&self.incoming.listener, &self.places) => accepted?,
+                Some(shaken) = self.handshakes.next() => match shaken {
+                    Some(connection) => return Some(connection),
+                    None => continue,
+                },
+            };
+            let deadline = Instant::now() + self.incoming.preface_max;
+            let Some(rules) = self.incoming.door.access.rules() else {
+                let wire = Wire::Plain(stream);
+                return Some(Connection::new(wire, peer, Proof::Plain, deadline, place));
+            };
+            let refusals = self.incoming.door.refusals.clone();
+            self.handshakes.push(Box::pin(async move {
+                match shake(stream, rules, deadline).await {
+                    Ok((stream, certificate)) => {
+                        let proof = certificate.map_or(Proof::Encrypted, |certificate| {
+                            Proof::Certificate(Arc::new(certificate))
+                        });
+                        let wire = Wire::Encrypted(Box::new(stream));
+                        Some(Connection::new(wire, peer, proof, deadline, place))
+                    }
+                    Err(Unshaken::Gone) => None,
+                    Err(Unshaken::Refused(why)) => {
+                        refusals.no_handshake(&Caller::nobody(peer.to_string()), &why);
+                        None
+                    }
+                }
+            }));
+        }
+    }
+}
+
+impl Connection {
+    fn new(
+        stream: Wire,
+        peer: SocketAddr,
+        proof: Proof,
+        deadline: Instant,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        let deadline = Box::pin(tokio::time::sleep_until(deadline));
+        let via = Via { kill: Kill::default(), peer, proof };
+        Self { stream, via, preface: Some((PREFACE_BYTES, deadline)), _place: place }
+    }
 }
 
 async fn accept(
     listener: &TcpListener,
-    place: OwnedSemaphorePermit,
-    preface_max: Duration,
-) -> Connection {
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    // The semaphore is never closed.
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%peer, %error, "TCP_NODELAY was not set");
                 }
-                let deadline = Box::pin(tokio::time::sleep(preface_max));
-                let preface = Some((PREFACE_BYTES, deadline));
-                let via = Via { kill: Kill::default(), peer };
-                return Connection { stream, via, preface, _place: place };
+                return Some((stream, peer, place));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");

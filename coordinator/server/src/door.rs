@@ -1,9 +1,10 @@
 //! Where every request of both ports comes in: who makes it, whether they may, and what is told of
 //! those who may not. Nothing of a request is decoded before.
 
+use crate::access::Access;
 use crate::acts::Operator;
-use crate::connection::Via;
-use crate::identity::{Caller, operators_call};
+use crate::connection::{Proof, Via};
+use crate::identity::{Caller, UNVERIFIED, operators_call};
 use crate::refusal::Refusal;
 use crate::view::Query;
 use futures_util::future::Either;
@@ -13,6 +14,7 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tonic::body::Body;
 use tower::{Layer, Service};
@@ -20,6 +22,12 @@ use unanimous_core::record::cut;
 
 /// Refused calls that wait to be told of. At the limit further ones are only counted.
 const REFUSED_QUEUE: usize = 1_024;
+/// What stands for the method where there was no call yet.
+const HANDSHAKE: &str = "TLS handshake";
+/// Lines of the log in a second about refused calls. Further ones are only counted: whoever is not
+/// let in shall not fill the disk.
+const LINES_PER_SECOND_MAX: u32 = 10;
+const BEARER: &[u8] = b"Bearer ";
 /// The most that is kept of a method's path: it is the caller's word.
 const METHOD_BYTES_MAX: usize = 128;
 
@@ -32,6 +40,8 @@ pub(crate) struct RefusedCall {
     /// Its path, which may be anything.
     pub(crate) method: String,
     pub(crate) reason: &'static str,
+    /// The refusal's words.
+    pub(crate) detail: String,
 }
 
 /// Counts calls that were not allowed, and hands them to whoever tells of them.
@@ -53,11 +63,20 @@ impl Refusals {
         (Self { told, counts: Arc::default() }, refused)
     }
 
-    pub(crate) fn refuse(&self, caller: &Caller, method: &str, reason: &'static str) {
+    pub(crate) fn refuse(&self, caller: &Caller, method: &str, refusal: &Refusal) {
+        self.tell(caller, method, refusal.reason(), refusal.detail());
+    }
+
+    /// Nobody has called yet, and nobody will.
+    pub(crate) fn no_handshake(&self, caller: &Caller, why: &str) {
+        self.tell(caller, HANDSHAKE, "NOT_AUTHENTICATED", why);
+    }
+
+    fn tell(&self, caller: &Caller, method: &str, reason: &'static str, detail: &str) {
         self.counts.refused.fetch_add(1, Ordering::Relaxed);
         let (caller, from) = (caller.name.clone(), caller.from.clone());
-        let method = cut(method, METHOD_BYTES_MAX).to_owned();
-        if self.told.try_send(RefusedCall { caller, from, method, reason }).is_err() {
+        let (method, detail) = (cut(method, METHOD_BYTES_MAX).to_owned(), detail.to_owned());
+        if self.told.try_send(RefusedCall { caller, from, method, reason, detail }).is_err() {
             self.counts.untold.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -79,26 +98,38 @@ pub(crate) async fn tell_of(
     mut refused: mpsc::Receiver<RefusedCall>,
     queries: mpsc::Sender<Query>,
 ) {
-    while let Some(RefusedCall { caller, from, method, reason }) = refused.recv().await {
-        let untold = refusals.untold();
-        tracing::warn!(?caller, %from, ?method, reason, untold, "a call was refused");
-        if let Some(call) = operators_call(&method) {
-            let by = Operator { name: caller, from, verified: true };
+    let (mut second, mut lines) = (Instant::now(), 0);
+    while let Some(call) = refused.recv().await {
+        if let Some(operators) = operators_call(&call.method) {
+            let verified = call.caller != UNVERIFIED;
+            let by = Operator { name: call.caller.clone(), from: call.from.clone(), verified };
             // A driver that is gone writes nothing any more.
-            let _ = queries.send(Query::RefusedCall(by, call, reason)).await;
+            let _ = queries.send(Query::RefusedCall(by, operators, call.reason)).await;
         }
+        if second.elapsed() >= Duration::from_secs(1) {
+            (second, lines) = (Instant::now(), 0);
+        }
+        lines += 1;
+        if lines > LINES_PER_SECOND_MAX {
+            refusals.counts.untold.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        let RefusedCall { caller, from, method, reason, detail } = call;
+        let untold = refusals.untold();
+        tracing::warn!(?caller, %from, ?method, reason, ?detail, untold, "a call was refused");
     }
 }
 
 /// The layer in front of both ports' services.
 #[derive(Clone, Debug)]
 pub(crate) struct Door {
-    refusals: Refusals,
+    pub(crate) access: Access,
+    pub(crate) refusals: Refusals,
 }
 
 impl Door {
-    pub(crate) fn new(refusals: Refusals) -> Self {
-        Self { refusals }
+    pub(crate) fn new(access: Access, refusals: Refusals) -> Self {
+        Self { access, refusals }
     }
 
     fn admit<B>(&self, request: &Request<B>) -> Result<Caller, Refusal> {
@@ -106,7 +137,7 @@ impl Door {
         let from = via.map_or_else(|| "unknown".to_owned(), |via| via.peer.to_string());
         let method = request.uri().path();
         let known = match via {
-            Some(_) => identify(request.headers(), &from),
+            Some(via) => self.identify(request.headers(), &via.proof, &from),
             None => Err(Refusal::not_authenticated("it came over no connection of ours")),
         };
         let admitted = match known {
@@ -114,17 +145,38 @@ impl Door {
             Err(refusal) => Err((Caller::nobody(from), refusal)),
         };
         admitted.map_err(|(caller, refusal)| {
-            self.refusals.refuse(&caller, method, refusal.reason());
+            self.refusals.refuse(&caller, method, &refusal);
             refusal
         })
     }
+
+    /// A token counts alone: whoever sends one does not want to be whom the certificate says.
+    fn identify(&self, headers: &HeaderMap, proof: &Proof, from: &str) -> Result<Caller, Refusal> {
+        let token = headers.get(AUTHORIZATION);
+        let from = from.to_owned();
+        let (rules, certificate) = match (proof, self.access.rules()) {
+            (Proof::Plain, None) if token.is_none() => return Ok(Caller::unverified(from)),
+            (Proof::Plain, _) => return Err(Refusal::token_in_plaintext()),
+            (Proof::Encrypted, Some(rules)) => (rules, None),
+            (Proof::Certificate(certificate), Some(rules)) => (rules, Some(certificate)),
+            (_, None) => return Err(Refusal::not_authenticated("nobody is known here")),
+        };
+        match (token, certificate) {
+            (Some(token), _) => match bearer(token.as_bytes()) {
+                Some(token) => rules.by_token(token, from),
+                None => Err(Refusal::not_authenticated("the authorization is no bearer token")),
+            },
+            (None, Some(certificate)) => Ok(rules.by_certificate(certificate, from)),
+            (None, None) => {
+                Err(Refusal::not_authenticated("neither a certificate nor a token came with it"))
+            }
+        }
+    }
 }
 
-fn identify(headers: &HeaderMap, from: &str) -> Result<Caller, Refusal> {
-    if headers.contains_key(AUTHORIZATION) {
-        return Err(Refusal::token_in_plaintext());
-    }
-    Ok(Caller::unverified(from.to_owned()))
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(BEARER.len())?;
+    scheme.eq_ignore_ascii_case(BEARER).then(|| token.trim_ascii())
 }
 
 impl<S> Layer<S> for Door {
@@ -171,7 +223,11 @@ mod tests {
     use crate::identity::How;
 
     fn request(path: &str) -> Request<()> {
-        let via = Via { kill: Default::default(), peer: ([192, 0, 2, 7], 4711).into() };
+        let via = Via {
+            kill: Default::default(),
+            peer: ([192, 0, 2, 7], 4711).into(),
+            proof: Proof::Plain,
+        };
         let mut request = Request::builder().uri(path).body(()).unwrap();
         request.extensions_mut().insert(via);
         request
@@ -186,7 +242,7 @@ mod tests {
         for header in ["x-forwarded-for", "x-forwarded-client-cert", "user-agent", "from"] {
             request.headers_mut().insert(header, "alice".parse().unwrap());
         }
-        let caller = Door::new(refusals).admit(&request).unwrap();
+        let caller = Door::new(Access::everybody(), refusals).admit(&request).unwrap();
         assert_eq!((caller.name.as_str(), caller.how), ("unverified", How::Unverified));
         assert_eq!(caller.from, "192.0.2.7:4711");
     }
@@ -194,7 +250,7 @@ mod tests {
     #[test]
     fn what_is_refused_is_counted_and_told_and_what_cannot_be_told_is_counted_too() {
         let (refusals, mut told) = Refusals::new();
-        let door = Door::new(refusals.clone());
+        let door = Door::new(Access::everybody(), refusals.clone());
         let mut plain = request(STATUS);
         plain.headers_mut().insert(AUTHORIZATION, "Bearer secret".parse().unwrap());
         assert_eq!(door.admit(&plain).unwrap_err().reason(), "TOKEN_IN_PLAINTEXT");

@@ -9,7 +9,7 @@ use std::fmt;
 use unanimous_core::ParticipantName;
 
 /// The name of whoever comes over a connection that proves nothing.
-const UNVERIFIED: &str = "unverified";
+pub(crate) const UNVERIFIED: &str = "unverified";
 
 /// One of the things that a caller may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,6 +85,37 @@ impl Roles {
         Self { held: Role::ALL.to_vec(), names: Names::Any }
     }
 
+    /// One of the roles in words, or `participant:NAME`.
+    pub(crate) fn add_word(&mut self, word: &str) -> Result<(), String> {
+        if let Some(name) = word.strip_prefix("participant:") {
+            let name = ParticipantName::new(name)
+                .map_err(|error| format!("{name:?} is no participant's name: {error}"))?;
+            self.add(&Self { held: vec![Role::Participant], names: Names::Only(vec![name]) });
+            return Ok(());
+        }
+        let role = Role::ALL.into_iter().find(|role| role.word() == word);
+        let role = role.filter(|role| *role != Role::Participant).ok_or_else(|| {
+            format!(
+                "{word:?} is no role: there are client, participant:NAME, reader, operator, admin"
+            )
+        })?;
+        self.add(&Self { held: vec![role], names: Names::Only(Vec::new()) });
+        Ok(())
+    }
+
+    pub(crate) fn add(&mut self, more: &Self) {
+        for role in &more.held {
+            if !self.held.contains(role) {
+                self.held.push(*role);
+            }
+        }
+        match (&mut self.names, &more.names) {
+            (Names::Any, _) => {}
+            (names, Names::Any) => *names = Names::Any,
+            (Names::Only(names), Names::Only(more)) => names.extend(more.iter().cloned()),
+        }
+    }
+
     pub(crate) fn has(&self, wanted: Role) -> bool {
         self.held.iter().any(|role| role.is_also(wanted))
     }
@@ -100,6 +131,10 @@ impl Roles {
 /// What proves the caller's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum How {
+    /// A certificate that one of our authorities has signed.
+    Certificate,
+    /// A token that the tokens' file knows.
+    Token,
     /// Nothing: the connection is not encrypted, and everybody may do everything.
     Unverified,
 }

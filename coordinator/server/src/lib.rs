@@ -6,8 +6,8 @@
 //!  people, scripts =call=> unary -----------------+   (the core) +--> replies
 //!  operators =====call==> admin (a thread) ------- view ---^
 //! ```
-//! Reading order: [`Config`] (what bounds it), `serve` (start and stop), `door` and
-//! `identity` (who may come in), `session` (what sessions share), `participant_session`, `client_session`, `unary`, `driver` (the loop), `registry` (who
+//! Reading order: [`Config`] (what bounds it), `serve` (start and stop), `access`,
+//! `door` and `identity` (who may come in), `session` (what sessions share), `participant_session`, `client_session`, `unary`, `driver` (the loop), `registry` (who
 //! gets a message), `view`, `filter` and `admin` (what operators see), `convert` and `refusal` (the
 //! wire).
 //!
@@ -16,6 +16,7 @@
 //! sends again.
 
 mod acts;
+mod access;
 mod admin;
 mod audit_hash;
 mod client_session;
@@ -30,6 +31,7 @@ mod examination;
 mod filter;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod handshake;
 mod identity;
 mod orphans;
 mod participant_session;
@@ -44,6 +46,7 @@ mod view;
 mod words;
 
 pub use audit_hash::audit_hash;
+pub use access::{Access, AccessError, AccessFiles, NAME_URI, PARTICIPANT_URI, ROLE_URI};
 pub use config::{Config, ConfigError};
 pub use crash::CRASH_POINTS;
 pub use identity::{CALLS, Role};

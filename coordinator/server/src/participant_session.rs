@@ -83,7 +83,7 @@ async fn participate(
     };
     if !caller.roles.may_be_named(&peer.name) {
         let refusal = Refusal::not_your_name(&caller.name, peer.name.as_str());
-        gate.refusals().refuse(&caller, PARTICIPATE, refusal.reason());
+        gate.refusals().refuse(&caller, PARTICIPATE, &refusal);
         // A new queue has room; a peer that is gone needs no words.
         let _ = queue.try_send(Err(refusal.status()));
         return;

@@ -203,6 +203,10 @@ impl Refusal {
         self.reason
     }
 
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     pub(crate) fn wire(self) -> v1::Refused {
         v1::Refused {
             reason: self.reason.to_owned(),

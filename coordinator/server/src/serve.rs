@@ -1,10 +1,11 @@
 //! Start and stop: from an opened log to two ports that serve, and back to a log that is closed.
 
 use crate::Stage;
+use crate::access::Access;
 use crate::admin::Admin;
 use crate::client_session::Clients;
 use crate::config::{Config, ConfigError};
-use crate::connection::incoming;
+use crate::connection::{Incoming, incoming};
 use crate::door::{Door, Refusals, RefusedCall, tell_of};
 use crate::driver::{Driver, Inputs};
 use crate::participant_session::Participants;
@@ -55,6 +56,8 @@ pub struct Listeners {
     pub sessions: TcpListener,
     /// For operators, and health.
     pub admin: TcpListener,
+    /// Who is let in at both.
+    pub access: Access,
 }
 
 /// Why the server did not start, or ended otherwise than asked.
@@ -137,16 +140,23 @@ pub fn run(
     let (queries_to, queries) = mpsc::channel(config.queries_queue);
     let (events_to, events) = mpsc::channel(config.events_queue);
     let (refusals, refused) = Refusals::new();
-    let gate = Gate::new(config.clone(), coordinator.owner(), events_to, refusals.clone());
+    let door = Door::new(listeners.access, refusals.clone());
+    let gate = Gate::new(config.clone(), coordinator.owner(), events_to, refusals);
     let (stage_to, stage) = watch::channel(Stage::Starting);
     let driver = Driver::new(coordinator, clock, gate.clone(), writer, stage_to.clone());
     let inputs = Inputs { events, flushed, queries, shutdown };
 
     let health = HealthReporter::new();
-    let admin =
-        AdminPort { config, queries: queries_to, health: health.clone(), refusals, refused };
+    let admin = AdminPort {
+        config,
+        queries: queries_to,
+        health: health.clone(),
+        door: door.clone(),
+        refused,
+    };
     let admin = admin.start(listeners.admin, stage.clone())?;
-    let served = runtime.block_on(serve(driver, inputs, gate, listeners.sessions, stage, health));
+    let sessions = SessionPort { gate, stage, health, door };
+    let served = runtime.block_on(sessions.serve(driver, inputs, listeners.sessions));
     stage_to.send_replace(Stage::Stopped);
     let administered = admin.join().map_err(|_| ServeError::AdminPanicked)?;
     // Tasks of connections that did not end in time go with the runtime.
@@ -197,61 +207,71 @@ fn exit_on_failure(failed: LogFailed) {
     std::process::exit(EXIT_LOG_FAILED);
 }
 
-/// Serves the session port until the driver has ended, then ends the connections.
-async fn serve(
-    driver: Driver,
-    inputs: Inputs,
+/// The port of participants, clients and unary transaction calls.
+struct SessionPort {
     gate: Gate,
-    listener: TcpListener,
     stage: watch::Receiver<Stage>,
     health: HealthReporter,
-) -> Result<Writer, ServeError> {
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(io_error("listening"))?;
-    report_stage(&health, *stage.borrow()).await;
-    tokio::spawn(follow_stage(health.clone(), stage));
-    let bytes_max = gate.config().message_bytes_max;
-    let participants = ParticipantServiceServer::new(Participants::new(gate.clone()))
-        .max_decoding_message_size(bytes_max);
-    let clients =
-        ClientServiceServer::new(Clients::new(gate.clone())).max_decoding_message_size(bytes_max);
-    let transactions = TransactionServiceServer::new(Transactions::new(gate.clone()))
-        .max_decoding_message_size(bytes_max);
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = server(gate.config(), gate.refusals())
-        .add_service(participants)
-        .add_service(clients)
-        .add_service(transactions)
-        .add_service(health_server(&health))
-        .add_optional_service(reflection(gate.config())?)
-        .serve_with_incoming_shutdown(
-            incoming(listener, gate.config().connections_max, gate.config().hello_max()),
-            async {
-                // Sent or dropped, it says the same.
-                let _ = stopped.await;
-            },
-        );
-    let mut server = tokio::spawn(server);
-    let writer = tokio::select! {
-        driven = driver.run(inputs) => driven?,
-        ended = &mut server => {
-            if let Ok(Err(error)) = ended {
-                return Err(error.into());
+    door: Door,
+}
+
+impl SessionPort {
+    /// Serves until the driver has ended, then ends the connections.
+    async fn serve(
+        self,
+        driver: Driver,
+        inputs: Inputs,
+        listener: TcpListener,
+    ) -> Result<Writer, ServeError> {
+        let Self { gate, stage, health, door } = self;
+        let listener =
+            tokio::net::TcpListener::from_std(listener).map_err(io_error("listening"))?;
+        report_stage(&health, *stage.borrow()).await;
+        tokio::spawn(follow_stage(health.clone(), stage));
+        let bytes_max = gate.config().message_bytes_max;
+        let participants = ParticipantServiceServer::new(Participants::new(gate.clone()))
+            .max_decoding_message_size(bytes_max);
+        let clients = ClientServiceServer::new(Clients::new(gate.clone()))
+            .max_decoding_message_size(bytes_max);
+        let transactions = TransactionServiceServer::new(Transactions::new(gate.clone()))
+            .max_decoding_message_size(bytes_max);
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let server = server(gate.config(), &door)
+            .add_service(participants)
+            .add_service(clients)
+            .add_service(transactions)
+            .add_service(health_server(&health))
+            .add_optional_service(reflection(gate.config())?)
+            .serve_with_incoming_shutdown(
+                incoming(Incoming::new(listener, gate.config(), door.clone())),
+                async {
+                    // Sent or dropped, it says the same.
+                    let _ = stopped.await;
+                },
+            );
+        let mut server = tokio::spawn(server);
+        let writer = tokio::select! {
+            driven = driver.run(inputs) => driven?,
+            ended = &mut server => {
+                if let Ok(Err(error)) = ended {
+                    return Err(error.into());
+                }
+                return Err(io_error("serving")(io::ErrorKind::ConnectionAborted.into()));
             }
-            return Err(io_error("serving")(io::ErrorKind::ConnectionAborted.into()));
+        };
+        drop(stop);
+        // A graceful end waits for peers; one that does not go is left behind.
+        if tokio::time::timeout(CLOSE_CONNECTIONS_MAX, &mut server).await.is_err() {
+            server.abort();
         }
-    };
-    drop(stop);
-    // A graceful end waits for peers; one that does not go is left behind.
-    if tokio::time::timeout(CLOSE_CONNECTIONS_MAX, &mut server).await.is_err() {
-        server.abort();
+        Ok(writer)
     }
-    Ok(writer)
 }
 
 /// What every answer passes on its way out.
 type Answers = MapResponseLayer<fn(http::Response<Body>) -> http::Response<Body>>;
 
-fn server(config: &Config, refusals: &Refusals) -> Server<Stack<Door, Stack<Answers, Identity>>> {
+fn server(config: &Config, door: &Door) -> Server<Stack<Door, Stack<Answers, Identity>>> {
     let keepalive = Duration::from_millis(config.keepalive_ms);
     let keepalive_timeout = Duration::from_millis(config.keepalive_timeout_ms);
     Server::builder()
@@ -261,7 +281,7 @@ fn server(config: &Config, refusals: &Refusals) -> Server<Stack<Door, Stack<Answ
         .http2_keepalive_interval(Some(keepalive))
         .http2_keepalive_timeout(Some(keepalive_timeout))
         .layer(MapResponseLayer::new(unreadable_is_invalid as fn(_) -> _))
-        .layer(Door::new(refusals.clone()))
+        .layer(door.clone())
 }
 
 /// tonic calls a request that cannot be read an internal error; it is the caller's.
@@ -324,7 +344,7 @@ struct AdminPort {
     config: Config,
     queries: mpsc::Sender<Query>,
     health: HealthReporter,
-    refusals: Refusals,
+    door: Door,
     refused: mpsc::Receiver<RefusedCall>,
 }
 
@@ -354,17 +374,17 @@ impl AdminPort {
     ) -> Result<(), ServeError> {
         let listener =
             tokio::net::TcpListener::from_std(listener).map_err(io_error("listening"))?;
-        tokio::spawn(tell_of(self.refusals.clone(), self.refused, self.queries.clone()));
+        tokio::spawn(tell_of(self.door.refusals.clone(), self.refused, self.queries.clone()));
         let admin = AdminServiceServer::new(Admin::new(self.queries))
             .max_decoding_message_size(self.config.message_bytes_max);
         let ended = stage.clone();
         let mut server = tokio::spawn(
-            server(&self.config, &self.refusals)
+            server(&self.config, &self.door)
                 .add_service(admin)
                 .add_service(health_server(&self.health))
                 .add_optional_service(reflection(&self.config)?)
                 .serve_with_incoming_shutdown(
-                    incoming(listener, self.config.connections_max, self.config.hello_max()),
+                    incoming(Incoming::new(listener, &self.config, self.door.clone())),
                     until_stopped(stage),
                 ),
         );

@@ -16,7 +16,7 @@ use unanimous_core::id::resource_manager;
 use unanimous_core::{Bqual, Gtrid, LogId, Owner, ParticipantName, ResourceId};
 use unanimous_proto::v1;
 use unanimous_recovery::{LogKind, OpenOptions};
-use unanimous_server::{Config, Listeners, ServeError, ShutdownHandle, shutdown};
+use unanimous_server::{Access, Config, Listeners, ServeError, ShutdownHandle, shutdown};
 use v1::participate_request::Body as Tell;
 use v1::participate_response::Body as Told;
 use v1::transact_request::Body as Ask;
@@ -50,7 +50,7 @@ impl Running {
         };
         let log = options.open(dir)?;
         let bind = || TcpListener::bind("127.0.0.1:0");
-        let listeners = Listeners { sessions: bind()?, admin: bind()? };
+        let listeners = Listeners { sessions: bind()?, admin: bind()?, access: Access::everybody() };
         let sessions = listeners.sessions.local_addr()?;
         let mut config = Config { drain_ms: 500, ..Config::default() };
         config.limits.retry_ms_min = NEVER_AGAIN_MS;

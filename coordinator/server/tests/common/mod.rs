@@ -22,7 +22,7 @@ use unanimous_proto::v1::client_service_client::ClientServiceClient;
 use unanimous_proto::v1::participant_service_client::ParticipantServiceClient;
 use unanimous_proto::v1::transaction_service_client::TransactionServiceClient;
 use unanimous_recovery::{LogKind, OpenOptions};
-use unanimous_server::{Config, Listeners, ServeError, ShutdownHandle, shutdown};
+use unanimous_server::{Access, Config, Listeners, ServeError, ShutdownHandle, shutdown};
 
 pub use v1::participate_request::Body as Tell;
 pub use v1::participate_response::Body as Told;
@@ -65,11 +65,15 @@ pub async fn watch_health(channel: Channel) -> Streaming<HealthCheckResponse> {
 }
 
 pub fn start_at_once(dir: &Path, config: Config) -> Running {
+    start_guarded(dir, config, Access::everybody())
+}
+
+pub fn start_guarded(dir: &Path, config: Config, access: Access) -> Running {
     let options =
         OpenOptions { init: true, cluster: 1, slot: 1, ..OpenOptions::new(LogKind::Coordinator) };
     let log = options.open(dir).unwrap();
     let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
-    let listeners = Listeners { sessions: bind(), admin: bind() };
+    let listeners = Listeners { sessions: bind(), admin: bind(), access };
     let sessions = listeners.sessions.local_addr().unwrap();
     let admin = listeners.admin.local_addr().unwrap();
     let (handle, asked) = shutdown();
@@ -258,8 +262,12 @@ static INSTANCES: AtomicU8 = AtomicU8::new(1);
 
 impl Participant {
     pub async fn dial(server: &Running, name: &str) -> Self {
+        Self::dial_over(server.channel().await, name).await
+    }
+
+    pub async fn dial_over(channel: Channel, name: &str) -> Self {
         let (to, requests) = mpsc::channel(64);
-        let mut service = ParticipantServiceClient::new(server.channel().await);
+        let mut service = ParticipantServiceClient::new(channel);
         let from = service.participate(ReceiverStream::new(requests)).await.unwrap().into_inner();
         let instance = vec![INSTANCES.fetch_add(1, Ordering::Relaxed); 16];
         Self { name: name.to_owned(), instance, to, from, owner: None }

@@ -1,0 +1,133 @@
+//! The lines of the roles' and the tokens' files: words between spaces, `#` begins a comment.
+
+use super::AccessError;
+use super::file;
+use crate::identity::Roles;
+use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use std::path::Path;
+use std::time::SystemTime;
+use subtle::ConstantTimeEq;
+
+/// The longest name of a caller, in bytes.
+const NAME_BYTES_MAX: usize = 256;
+
+pub(crate) type Digest = [u8; SHA256_OUTPUT_LEN];
+
+/// What a token is known by.
+pub(crate) fn token_digest(token: &[u8]) -> Digest {
+    let mut bytes = [0; SHA256_OUTPUT_LEN];
+    bytes.copy_from_slice(digest(&SHA256, token).as_ref());
+    bytes
+}
+
+/// A line of the tokens' file.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Token {
+    pub(crate) name: String,
+    pub(crate) roles: Roles,
+    digest: Digest,
+    ends: Option<SystemTime>,
+}
+
+impl Token {
+    pub(crate) fn is(&self, digest: &Digest) -> bool {
+        self.digest.ct_eq(digest).into()
+    }
+
+    pub(crate) fn ended(&self, now: SystemTime) -> bool {
+        self.ends.is_some_and(|ends| ends <= now)
+    }
+}
+
+/// `NAME ROLE[,ROLE..] SHA256 [END]`
+pub(super) fn read_tokens(path: &Path) -> Result<Vec<Token>, AccessError> {
+    const KEY: &str = "tls.tokens_file";
+    let text = file::text(KEY, path, true)?;
+    let mut tokens: Vec<Token> = Vec::new();
+    for (number, words) in lines(&text) {
+        let bad = |why: &str| at_line(KEY, path, number, why);
+        let (name, roles, digits, ends) = match words[..] {
+            [name, roles, digits] => (name, roles, digits, None),
+            [name, roles, digits, ends] => (name, roles, digits, Some(ends)),
+            _ => return Err(bad("it must be: NAME ROLES SHA256, and a time at which it ends")),
+        };
+        let name = checked_name(name).ok_or_else(|| bad("the name is too long"))?;
+        let roles = roles_of(&mut roles.split(',')).map_err(|why| bad(&why))?;
+        let digest = digest_of(digits)
+            .ok_or_else(|| bad("the third word must be 64 hexadecimal digits, a SHA-256"))?;
+        let ends = ends.map(time_of).map(|ends| {
+            ends.ok_or_else(|| bad("the fourth word must be a time as 2027-01-31T00:00:00Z"))
+        });
+        let token = Token { name, roles, digest, ends: ends.transpose()? };
+        if tokens.iter().any(|other| other.digest == token.digest) {
+            return Err(bad("the token is there twice"));
+        }
+        tokens.push(token);
+    }
+    Ok(tokens)
+}
+
+/// `NAME ROLE ..`
+pub(super) fn read_roles(path: &Path) -> Result<Vec<(String, Roles)>, AccessError> {
+    const KEY: &str = "tls.roles_file";
+    let text = file::text(KEY, path, false)?;
+    let mut entries: Vec<(String, Roles)> = Vec::new();
+    for (number, words) in lines(&text) {
+        let bad = |why: &str| at_line(KEY, path, number, why);
+        let (name, roles) = words.split_first().ok_or_else(|| bad("it is empty"))?;
+        if roles.is_empty() {
+            return Err(bad("it must be: NAME ROLE, and more roles"));
+        }
+        let name = checked_name(name).ok_or_else(|| bad("the name is too long"))?;
+        let roles = roles_of(&mut roles.iter().copied()).map_err(|why| bad(&why))?;
+        if entries.iter().any(|(other, _)| *other == name) {
+            return Err(bad("the name is there twice"));
+        }
+        entries.push((name, roles));
+    }
+    Ok(entries)
+}
+
+fn at_line(key: &'static str, path: &Path, number: usize, why: &str) -> AccessError {
+    file::unusable(key, path, format!("line {number}: {why}"), &format!("sed -n {number}p"))
+}
+
+/// With their numbers, from 1, those that say something.
+fn lines(text: &str) -> impl Iterator<Item = (usize, Vec<&str>)> {
+    let words = |line: &str| -> usize { line.find('#').unwrap_or(line.len()) };
+    text.lines().enumerate().filter_map(move |(index, line)| {
+        let words: Vec<&str> = line[..words(line)].split_whitespace().collect();
+        (!words.is_empty()).then_some((index + 1, words))
+    })
+}
+
+fn checked_name(word: &str) -> Option<String> {
+    let good = word.len() <= NAME_BYTES_MAX && !word.chars().any(char::is_control);
+    good.then(|| word.to_owned())
+}
+
+fn roles_of(words: &mut dyn Iterator<Item = &str>) -> Result<Roles, String> {
+    let mut roles = Roles::none();
+    for word in words {
+        roles.add_word(word)?;
+    }
+    Ok(roles)
+}
+
+fn digest_of(digits: &str) -> Option<Digest> {
+    let mut bytes = [0; SHA256_OUTPUT_LEN];
+    if digits.len() != 2 * bytes.len() || !digits.is_ascii() {
+        return None;
+    }
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * index..2 * index + 2], 16).ok()?;
+    }
+    // A sign is no digit.
+    digits.bytes().all(|digit| digit.is_ascii_hexdigit()).then_some(bytes)
+}
+
+fn time_of(word: &str) -> Option<SystemTime> {
+    humantime::parse_rfc3339(word)
+        .or_else(|_| humantime::parse_rfc3339(&format!("{word}T00:00:00Z")))
+        .ok()
+}
