@@ -1,5 +1,10 @@
 //! The command line as data: commands, options and their help.
 
+mod acts;
+
+pub(crate) use acts::{ApproveArgs, AuditCommand, AuditListArgs, CheckArgs, EndArg, ForceArgs};
+pub(crate) use acts::{ForceCommand, OrphanCommand, ResolveArgs, VerifyArgs};
+
 use crate::errors::Exit;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -98,15 +103,30 @@ pub(crate) enum Command {
     /// Look at transactions
     #[command(subcommand, after_help = "Example: unanimous tx list")]
     Tx(TxCommand),
+    /// Decide about a transaction that is stuck: planned, confirmed, audited
+    #[command(subcommand)]
+    #[command(after_help = "Example: unanimous force rollback FULL_ID --reason 'INC-4411'")]
+    Force(ForceCommand),
     /// Look at participants
     #[command(subcommand, after_help = "Example: unanimous participant list")]
     Participant(ParticipantCommand),
-    /// Look at prepared branches that no record of this log explains
+    /// Look at, and decide about, prepared branches that no record of this log explains
     #[command(subcommand, after_help = "Example: unanimous orphan list")]
     Orphan(OrphanCommand),
+    /// Look at what operators did
+    #[command(subcommand, after_help = "Example: unanimous audit list")]
+    Audit(AuditCommand),
     /// How the coordinator is
     #[command(after_help = "Example: unanimous status -o json")]
     Status,
+    /// One line for a monitoring system, and its exit codes: 0 ok, 1 warning, 2 critical, 3 unknown
+    ///
+    /// What is above a limit is worth a word. Critical always: the log's file system is nearly
+    /// full, the log is behind what participants were told, one of its directories is given up.
+    /// Unknown: no answer. Only a command line that cannot be understood ends with 2 and without
+    /// the line.
+    #[command(after_help = "Example: unanimous check --warn-in-doubt 100 --min-participants 2")]
+    Check(CheckArgs),
     /// Compare the log with what participants hold prepared, both ways, and check their settings
     #[command(after_help = "Example: unanimous doctor")]
     Doctor,
@@ -420,14 +440,6 @@ pub(crate) enum ParticipantCommand {
     },
 }
 
-/// `orphan`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum OrphanCommand {
-    /// Branches that participants hold prepared, ask about, and are told to leave alone
-    #[command(after_help = "Example: unanimous orphan list -o json")]
-    List,
-}
-
 /// `tx`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum TxCommand {
@@ -438,6 +450,12 @@ pub(crate) enum TxCommand {
     #[command(after_help = "Example: unanimous tx describe 31ce5540")]
     Describe {
         /// The full id, or an unambiguous end of it of at least 4 digits
+        id: IdArg,
+    },
+    /// What operators did to a transaction, and how it is now
+    #[command(after_help = "Example: unanimous tx history 31ce5540")]
+    History {
+        /// The full id, or for an unfinished one an unambiguous end of it of at least 4 digits
         id: IdArg,
     },
     /// See transactions come, change and go; or one transaction, until it ends
@@ -474,6 +492,16 @@ pub(crate) enum TxCommand {
 pub(crate) struct ListArgs {
     #[command(flatten)]
     pub(crate) filter: FilterArg,
+    /// Only where branches have ended differently from the decision, or may have: the ledger of
+    /// what somebody has to settle
+    #[arg(long)]
+    pub(crate) divergent: bool,
+    /// Those too that somebody has settled (`force forget`)
+    #[arg(long)]
+    pub(crate) resolved: bool,
+    /// What comes first
+    #[arg(long, value_enum, default_value_t = OrderArg::Age)]
+    pub(crate) order: OrderArg,
     /// At most this many
     #[arg(long, value_name = "N", default_value_t = LIMIT_DEFAULT)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
@@ -481,6 +509,15 @@ pub(crate) struct ListArgs {
     /// Go on where the last list ended
     #[arg(long, value_name = "TOKEN", default_value = "")]
     pub(crate) page_token: String,
+}
+
+/// What comes first in a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OrderArg {
+    /// The oldest
+    Age,
+    /// What has been holding locks for longest; one page, of at most 1000
+    Locked,
 }
 
 /// Rows of a list for which nobody asked for more or fewer.
@@ -493,7 +530,8 @@ pub(crate) struct FilterArg {
     ///
     /// Words (= != and ~ for "contains"): name, id (its end), label.KEY, participant, waiting_on,
     /// resource. Times (= != < <= > >=, as 90s or 1h30m): age, locked, remaining. Numbers: tries,
-    /// branches. Words that are known (= !=): state, outcome, stuck=true, recovered=true.
+    /// branches. Words that are known (= !=): state, outcome, stuck=true, recovered=true,
+    /// resolved=true.
     #[arg(long = "filter", value_name = "FILTER", default_value = "", hide_default_value = true)]
     pub(crate) text: String,
 }

@@ -7,17 +7,22 @@
 //! What this crate is *not*: it has no protocol (`unanimous-core`), no log (`unanimous-recovery`)
 //! and no service (`unanimous-server`) of its own; it starts them and shows what they say.
 
+mod audit;
+mod check;
 mod cli;
 mod codes;
 mod config;
+mod confirm;
 mod connect;
 mod dev;
 mod doctor;
 mod errors;
 mod explain;
+mod force;
 mod log;
 mod manual;
 mod nearest;
+mod orphan;
 mod output;
 mod participant;
 mod process;
@@ -27,7 +32,7 @@ mod tx;
 mod usage;
 
 use clap::Parser;
-use cli::{Cli, Command, OrphanCommand};
+use cli::{Cli, Command};
 use codes::Code;
 use errors::Failure;
 use output::{Document, Output};
@@ -39,10 +44,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let ran = match Cli::try_parse() {
         Ok(cli) => run(&cli),
-        Err(error) => usage::explain(&error),
+        Err(error) => usage::explain(&error).map(|()| ExitCode::SUCCESS),
     };
     match ran {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             let lines = failure.lines(output::stderr_colour());
             output::talk(lines.trim_end());
@@ -51,15 +56,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> Result<(), Failure> {
+fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     let output = Output::new(&cli.global);
-    match &cli.command {
+    let done = match &cli.command {
+        // It alone has exit codes of its own.
+        Command::Check(args) => return check::run(args, &cli.global, output),
         Command::Serve(args) => serve::run(args),
         Command::Dev(args) => dev::run(args, &cli.global, output),
         Command::Tx(command) => tx::run(command, &cli.global, output),
+        Command::Force(command) => force::run(command, &cli.global, output),
         Command::Participant(command) => participant::run(command, &cli.global, output),
         Command::Doctor => doctor::run(&cli.global, output),
-        Command::Orphan(OrphanCommand::List) => participant::orphans(&cli.global, output),
+        Command::Orphan(command) => orphan::run(command, &cli.global, output),
+        Command::Audit(command) => audit::run(command, &cli.global, output),
         Command::Status => status::run(&cli.global, output),
         Command::Log(command) => log::run(command, output),
         Command::Config(command) => config::run(command, output),
@@ -67,7 +76,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Completion { shell } => manual::completion(*shell),
         Command::Man { dir } => manual::pages(dir, output),
         Command::Version => version(output),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn version(output: Output) -> Result<(), Failure> {

@@ -4,7 +4,8 @@ use crate::cli::{Format, Global, TimeStyle};
 use crate::errors::Failure;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use prost::Message as _;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde_json::Value;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::LazyLock;
@@ -164,6 +165,15 @@ pub(crate) fn escape_lines(text: &str) -> String {
     text.lines().map(|line| escape(line) + "\n").collect()
 }
 
+/// As a POSIX shell reads it back.
+pub(crate) fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
 /// A duration for people: "4m12s", "31m", "0.3s".
 pub(crate) fn short_duration(duration_ms: u64) -> String {
     let seconds = duration_ms / 1_000;
@@ -197,16 +207,31 @@ static POOL: LazyLock<Result<DescriptorPool, String>> = LazyLock::new(|| {
 /// The canonical JSON of a message of package `unanimous.v1`, default values included.
 pub(crate) fn canonical_json(name: &str, message: &impl prost::Message) -> Result<Value, Failure> {
     let failed = |error: String| Failure::io("writing JSON", error, "use --output table");
-    let pool = POOL.as_ref().map_err(|error| failed(error.clone()))?;
-    let descriptor = pool
-        .get_message_by_name(&format!("unanimous.v1.{name}"))
-        .ok_or_else(|| failed(format!("there is no message {name}")))?;
+    let descriptor = descriptor(name).map_err(failed)?;
     let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())
         .map_err(|error| failed(error.to_string()))?;
     let options = SerializeOptions::new().skip_default_fields(false);
     dynamic
         .serialize_with_options(serde_json::value::Serializer, &options)
         .map_err(|error| failed(error.to_string()))
+}
+
+/// A message of package `unanimous.v1` from its canonical JSON; the error is for people.
+pub(crate) fn from_canonical_json<M: prost::Message + Default>(
+    name: &str,
+    json: &[u8],
+) -> Result<M, String> {
+    let mut json = serde_json::Deserializer::from_slice(json);
+    let dynamic = DynamicMessage::deserialize(descriptor(name)?, &mut json);
+    let dynamic = dynamic.map_err(|error| error.to_string())?;
+    json.end().map_err(|error| error.to_string())?;
+    M::decode(dynamic.encode_to_vec().as_slice()).map_err(|error| error.to_string())
+}
+
+fn descriptor(name: &str) -> Result<MessageDescriptor, String> {
+    let pool = POOL.as_ref().map_err(Clone::clone)?;
+    let found = pool.get_message_by_name(&format!("unanimous.v1.{name}"));
+    found.ok_or_else(|| format!("there is no message {name}"))
 }
 
 #[cfg(test)]
@@ -245,6 +270,15 @@ mod tests {
     }
 
     #[test]
+    fn words_are_quoted_for_a_shell() {
+        let table =
+            [("a-b", "a-b"), ("", "''"), ("a b", "'a b'"), ("a'b", "'a'\\''b'"), ("$x", "'$x'")];
+        for (word, shown) in table {
+            assert_eq!(quoted(word), shown);
+        }
+    }
+
+    #[test]
     fn json_is_canonical_with_default_values() {
         let transaction = v1::Transaction {
             gtrid: "ab".into(),
@@ -257,6 +291,13 @@ mod tests {
         assert_eq!(json["ageMs"], "7");
         assert_eq!(json["stuck"], false);
         assert_eq!(json["waitingOn"], serde_json::json!([]));
+        let text = json.to_string();
+        let read = from_canonical_json::<v1::Transaction>("Transaction", text.as_bytes());
+        assert_eq!(read, Ok(transaction));
+        for bad in ["", "{", "[]", "{\"no\":1}", "{\"stuck\":7}", "{} {}", "{}x"] {
+            let read = from_canonical_json::<v1::Transaction>("Transaction", bad.as_bytes());
+            assert!(read.is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! `unanimous participant` and `unanimous orphan`: who takes part, and what nobody explains.
+//! `unanimous participant`: who takes part, and what waits for whom.
 
 use crate::cli::{Format, Global, ParticipantCommand};
 use crate::codes::Code;
 use crate::connect;
 use crate::errors::Failure;
-use crate::output::{Document, Output, canonical_json, escape_lines, grouped, talk};
+use crate::output::{Document, Output, canonical_json, escape_lines, grouped};
 use crate::runtime;
 use crate::tx::{self, HEADER, WIDE_COLUMNS};
 use serde_json::Value;
@@ -158,39 +158,4 @@ fn row(participant: &v1::Participant, output: Output) -> Vec<String> {
         connected.to_string(),
         participant.resource_ids.join(" "),
     ]
-}
-
-/// Branches that are left alone.
-pub(crate) fn orphans(global: &Global, output: Output) -> Result<(), Failure> {
-    let address = &global.admin_address;
-    let listed = runtime()?.block_on(async {
-        let mut admin = connect::admin(address).await?;
-        let listed = admin.list_orphans(v1::ListOrphansRequest {}).await;
-        listed.map_err(|status| Failure::from_status(&status, address, "listing orphans"))
-    })?;
-    let listed = listed.into_inner();
-    let whole = canonical_json("ListOrphansResponse", &listed)?;
-    let row = |orphan: &v1::Orphan| {
-        vec![
-            orphan.participant.clone(),
-            output.ago(orphan.first_asked_ms),
-            output.ago(orphan.last_asked_ms),
-            orphan.gtrid.clone(),
-            orphan.bqual.clone(),
-            orphan.reason.clone(),
-        ]
-    };
-    output.show(&Document {
-        items: items(&whole, "orphans"),
-        whole,
-        header: vec!["PARTICIPANT", "FIRST ASKED", "LAST ASKED", "TRANSACTION", "BRANCH", "WHY"],
-        rows: listed.orphans.iter().map(row).collect(),
-        wide_columns: vec![4],
-        ids: listed.orphans.iter().map(|o| format!("{}.{}", o.gtrid, o.bqual)).collect(),
-        ..Document::default()
-    })?;
-    if listed.not_listed > 0 && matches!(output.format(), Format::Table | Format::Wide) {
-        talk(format!("{} more questions were about branches not listed", listed.not_listed));
-    }
-    Ok(())
 }

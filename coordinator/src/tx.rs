@@ -1,8 +1,11 @@
 //! `unanimous tx`: transactions, for people and scripts.
 //!
-//! Reading order: `list` (pages, filters and their mistakes), `watch` (what changes) and `screen`
-//! (where it is drawn), `words` (what all of them say).
+//! Reading order: `list` (pages, filters and their mistakes), `describe` (one, and what can be done)
+//! and `history` (what was done), `watch` (what changes) and `screen` (where it is drawn), `words`
+//! (what all of them say).
 
+mod describe;
+mod history;
 mod list;
 mod screen;
 mod watch;
@@ -12,16 +15,18 @@ use crate::cli::{Global, IdArg, TxCommand};
 use crate::codes::Code;
 use crate::connect;
 use crate::errors::Failure;
-use crate::output::{Document, Output, canonical_json, escape_lines};
+use crate::output::{Document, Output, canonical_json};
 use crate::runtime;
 use serde_json::Value;
 use std::time::{Duration, Instant};
+use tonic::transport::Channel;
 use unanimous_proto::v1;
 use v1::Outcome;
-use words::{branch_words, enum_word, label_words, locked_word, outcome_word};
-use words::{state_word, waiting_words};
+use v1::transaction_service_client::TransactionServiceClient;
+use words::waiting_words;
 
-pub(crate) use words::{HEADER, WIDE_COLUMNS, row, short_id};
+pub(crate) use words::{HEADER, WIDE_COLUMNS, branch_state_word, enum_word, outcome_word, row};
+pub(crate) use words::{short_id, state_word};
 
 /// Between two questions for an outcome that is waited for.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
@@ -31,7 +36,8 @@ pub(crate) fn run(command: &TxCommand, global: &Global, output: Output) -> Resul
     runtime()?.block_on(async {
         match command {
             TxCommand::List(args) => list::run(global, output, args).await,
-            TxCommand::Describe { id } => describe(global, output, id).await,
+            TxCommand::Describe { id } => describe::run(global, output, id).await,
+            TxCommand::History { id } => history::run(global, output, id).await,
             TxCommand::Watch(args) => watch::run(global, output, args).await,
             TxCommand::Retry { id } => retry(global, output, id).await,
             TxCommand::Outcome { id, wait, expected_branches } => {
@@ -39,42 +45,6 @@ pub(crate) fn run(command: &TxCommand, global: &Global, output: Output) -> Resul
                 outcome(global, output, id, wait, *expected_branches).await
             }
         }
-    })
-}
-
-async fn describe(global: &Global, output: Output, id: &IdArg) -> Result<(), Failure> {
-    let transaction = find(global, id).await?;
-    let mut below = format!("\n{}\nnext: {}\n", transaction.meaning, transaction.next);
-    if transaction.meaning.is_empty() {
-        below.clear();
-    }
-    let branches = transaction.branches.iter().map(|branch| {
-        let place = if branch.connected { "connected" } else { "not connected" };
-        let participant = format!("{} {} ({place})", branch.participant, branch.resource_id);
-        // Resource manager and number; what follows is the coordinator, the same in all of them.
-        let number = branch.bqual.get(..16).unwrap_or(&branch.bqual);
-        vec![format!("branch {number}"), participant, branch_words(branch)]
-    });
-    let mut rows: Vec<Vec<String>> = [
-        ("id", transaction.gtrid.clone()),
-        ("name", transaction.name.clone()),
-        ("state", state_word(transaction.state)),
-        ("outcome", outcome_word(transaction.outcome)),
-        ("age", output.ago(transaction.age_ms)),
-        ("locked for", locked_word(&transaction)),
-        ("waiting on", waiting_words(&transaction)),
-        ("labels", label_words(&transaction)),
-        ("recovered", if transaction.recovered { "yes" } else { "no" }.to_owned()),
-    ]
-    .map(|(name, value)| vec![name.to_owned(), value])
-    .to_vec();
-    rows.extend(branches);
-    output.show(&Document {
-        whole: canonical_json("Transaction", &transaction)?,
-        rows,
-        below: escape_lines(&below),
-        ids: vec![transaction.gtrid.clone()],
-        ..Document::default()
     })
 }
 
@@ -137,20 +107,11 @@ async fn outcome(
         Some(gtrid) => gtrid.to_string(),
         None => find(global, id).await?.gtrid,
     };
-    let address = &global.address;
-    let mut transactions = connect::transactions(address).await?;
+    let mut transactions = connect::transactions(&global.address).await?;
     let started = Instant::now();
     let answer = loop {
         let request = v1::GetOutcomeRequest { gtrid: gtrid.clone(), expected_branches };
-        let doing = format!("asking for the outcome of {gtrid}");
-        let answer = transactions
-            .get_outcome(request)
-            .await
-            .map_err(|status| match Failure::from_status(&status, address, &doing) {
-                failure if failure.code() == Code::NoAnswer => no_answer(&gtrid, status.message()),
-                failure => failure,
-            })?
-            .into_inner();
+        let answer = ask_outcome(&mut transactions, global, request).await?;
         let undecided = matches!(outcome_of(&answer), Outcome::Pending | Outcome::Unspecified);
         if !undecided || started.elapsed() >= wait {
             break answer;
@@ -175,6 +136,22 @@ async fn outcome(
         .or("ask its participants")),
         _ => Ok(()),
     }
+}
+
+async fn ask_outcome(
+    transactions: &mut TransactionServiceClient<Channel>,
+    global: &Global,
+    request: v1::GetOutcomeRequest,
+) -> Result<v1::GetOutcomeResponse, Failure> {
+    let gtrid = request.gtrid.clone();
+    let doing = format!("asking for the outcome of {gtrid}");
+    let answer = transactions.get_outcome(request).await.map_err(|status| {
+        match Failure::from_status(&status, &global.address, &doing) {
+            failure if failure.code() == Code::NoAnswer => no_answer(&gtrid, status.message()),
+            failure => failure,
+        }
+    })?;
+    Ok(answer.into_inner())
 }
 
 fn no_answer(gtrid: &str, why: &str) -> Failure {

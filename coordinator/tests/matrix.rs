@@ -14,6 +14,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use support::hand::Hand;
 use support::{Said, Served, assert_fails, commands, eventually, run, unanimous};
+use unanimous_proto::v1::Done;
 
 /// An id of the right form that nobody has.
 const NOBODYS: &str = "010000000000000000000100000001000000000000000000";
@@ -25,6 +26,10 @@ enum Kind {
     Asks,
     /// It asks one, and tells "not known in the time given" if it hangs.
     AsksForAnOutcome,
+    /// It asks one, and tells what is wrong on stdout, by exit codes of its own.
+    Checks,
+    /// It asks one, and needs another person than the one who has proposed it.
+    AsksForTwo,
     /// It asks a running `dev`.
     AsksDev,
     /// It needs none.
@@ -52,6 +57,20 @@ struct Row {
 const NO_TX: Error = (&[NOBODYS], 4, "NOT_FOUND");
 const NO_SHORT: Error = (&["deadbeef"], 4, "NOT_FOUND");
 const ID_GARBAGE: &[&[&str]] = &[&["zz"], &["123"], &[""], &["31ce5540", "31ce5540"], &["\u{1b}"]];
+
+const FORCE_GARBAGE: &[&[&str]] = &[
+    &[],
+    &["{ID}"],
+    &["zz", "--reason", "why"],
+    &["{ID}", "--reason", ""],
+    &["{ID}", "--reason", "\u{1b}[2J"],
+    &["deadbeef", "--reason", "why"],
+    &["{SHORT}", "--reason", "why"],
+    &["{ID}", "--reason", "why", "--yes"],
+    &["{ID}", "--reason", "why", "--propose", "--confirm", "{ID}"],
+];
+/// An entry that nobody has written yet.
+const NOTED: &str = "4711:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 const ROWS: &[Row] = &[
     Row {
@@ -133,6 +152,127 @@ const ROWS: &[Row] = &[
         garbage: ID_GARBAGE,
     },
     Row {
+        command: "tx history",
+        kind: Kind::Asks,
+        good: &["{DONE}"],
+        unknown: &[NO_TX, NO_SHORT],
+        garbage: ID_GARBAGE,
+    },
+    Row {
+        command: "force commit",
+        kind: Kind::Asks,
+        good: &["{COMMITTING}", "--reason", "why", "--dry-run"],
+        unknown: &[
+            (&[NOBODYS, "--reason", "why"], 4, "NOT_FOUND"),
+            (&["{ID}", "--reason", "why"], 5, "VOTES_MISSING"),
+            (&["{COMMITTING}", "--reason", "why"], 6, "NOT_CONFIRMED"),
+        ],
+        garbage: FORCE_GARBAGE,
+    },
+    Row {
+        command: "force rollback",
+        kind: Kind::Asks,
+        good: &["{ID}", "--reason", "why", "--dry-run"],
+        unknown: &[
+            (&[NOBODYS, "--reason", "why"], 4, "NOT_FOUND"),
+            (&["{COMMITTING}", "--reason", "why"], 5, "TX_DECIDED"),
+            (&["{ID}", "--reason", "why"], 6, "NOT_CONFIRMED"),
+            (&["{ID}", "--reason", "why", "--confirm", NOBODYS], 6, "NOT_CONFIRMED"),
+        ],
+        garbage: FORCE_GARBAGE,
+    },
+    Row {
+        command: "force assert",
+        kind: Kind::Asks,
+        good: &[
+            "{COMMITTING}",
+            "--branch",
+            "{PENDING}",
+            "--as",
+            "committed",
+            "--evidence",
+            "seen",
+            "--reason",
+            "why",
+            "--dry-run",
+        ],
+        unknown: &[
+            (&[NOBODYS, "--branch", "x", "--as", "mixed", "--reason", "why"], 4, "NOT_FOUND"),
+            (
+                &["{COMMITTING}", "--branch", "nobody", "--as", "mixed", "--reason", "why"],
+                5,
+                "BRANCH_UNKNOWN",
+            ),
+            (
+                &["{COMMITTING}", "--branch", "matrix", "--as", "mixed", "--reason", "why"],
+                5,
+                "BRANCH_AMBIGUOUS",
+            ),
+        ],
+        garbage: &[
+            &[],
+            &["{ID}", "--reason", "why"],
+            &["{ID}", "--branch", "x", "--as", "well", "--reason", "why"],
+            &["{ID}", "--branch", "x", "--as", "mixed"],
+        ],
+    },
+    Row {
+        command: "force abandon",
+        kind: Kind::Asks,
+        good: &["{COMMITTING}", "--branch", "{PENDING}", "--reason", "why", "--dry-run"],
+        unknown: &[
+            (&[NOBODYS, "--branch", "x", "--reason", "why"], 4, "NOT_FOUND"),
+            (&["{COMMITTING}", "--branch", "\u{e9}", "--reason", "why"], 5, "BRANCH_UNKNOWN"),
+        ],
+        garbage: &[&[], &["{ID}", "--reason", "why"], &["{ID}", "--branch", "x"]],
+    },
+    Row {
+        command: "force forget",
+        kind: Kind::Asks,
+        good: &["{HEURISTIC}", "--reason", "why", "--dry-run"],
+        unknown: &[
+            (&[NOBODYS, "--reason", "why"], 4, "NOT_FOUND"),
+            (&["{ID}", "--reason", "why"], 5, "NOT_HEURISTIC"),
+        ],
+        garbage: FORCE_GARBAGE,
+    },
+    Row {
+        command: "force approve",
+        kind: Kind::AsksForTwo,
+        good: &["{PROPOSAL}", "--reason", "why", "--confirm", "{ID}"],
+        unknown: &[
+            (&["4711", "--reason", "why"], 4, "PROPOSAL_UNKNOWN"),
+            (&["{PROPOSAL}", "--reason", "why"], 6, "NOT_CONFIRMED"),
+        ],
+        garbage: &[&[], &["17"], &["x", "--reason", "why"], &["-1", "--reason", "why"]],
+    },
+    Row { command: "force list", kind: Kind::Asks, good: &[], unknown: &[], garbage: &[&["x"]] },
+    Row {
+        command: "audit list",
+        kind: Kind::Asks,
+        good: &[],
+        unknown: &[],
+        garbage: &[&["x"], &["--limit", "0"], &["--id", "zz"]],
+    },
+    Row {
+        command: "audit export",
+        kind: Kind::Asks,
+        good: &[],
+        unknown: &[(&["/nowhere/at/all"], 1, "IO"), (&["{CONFIG}"], 1, "IO")],
+        garbage: &[&["a", "b"]],
+    },
+    Row {
+        command: "audit verify",
+        kind: Kind::Asks,
+        good: &[],
+        unknown: &[
+            (&["/nowhere/at/all"], 1, "IO"),
+            (&["{CONFIG}"], 9, "AUDIT_BROKEN"),
+            (&["--expect", NOTED], 9, "AUDIT_BROKEN"),
+        ],
+        garbage: &[&["a", "b"], &["--expect", "7"], &["--expect", "7:ab"]],
+    },
+    Row {
         command: "participant list",
         kind: Kind::Asks,
         good: &[],
@@ -152,6 +292,32 @@ const ROWS: &[Row] = &[
         good: &[],
         unknown: &[],
         garbage: &[&["bank-b"]],
+    },
+    Row {
+        command: "orphan resolve",
+        kind: Kind::Asks,
+        good: &["{LOST}", "{LOST_BRANCH}", "--as", "committed", "--reason", "why", "--dry-run"],
+        unknown: &[
+            (&["{ID}", "{PENDING}", "--as", "committed", "--reason", "why"], 5, "NOT_AN_ORPHAN"),
+            (
+                &["{LOST}", "{LOST_BRANCH}", "--as", "rolled-back", "--reason", "why"],
+                6,
+                "NOT_CONFIRMED",
+            ),
+        ],
+        garbage: &[
+            &[],
+            &["{ID}", "{PENDING}"],
+            &["31ce5540", "{PENDING}", "--as", "committed", "--reason", "why"],
+            &["{ID}", "{PENDING}", "--as", "mixed", "--reason", "why"],
+        ],
+    },
+    Row {
+        command: "check",
+        kind: Kind::Checks,
+        good: &["--crit-heuristic", "9", "--warn-orphans", "9"],
+        unknown: &[],
+        garbage: &[&["x"], &["--warn-stuck", "-1"], &["--crit-orphans", "x"]],
     },
     Row { command: "doctor", kind: Kind::Asks, good: &[], unknown: &[], garbage: &[&["x"]] },
     Row { command: "status", kind: Kind::Asks, good: &[], unknown: &[], garbage: &[&["x"]] },
@@ -222,7 +388,7 @@ const ROWS: &[Row] = &[
 ];
 
 /// They write what a program reads in another form, or nothing at all.
-const NO_JSON: [&str; 4] = ["config init", "completion", "dev adjust", "dev chaos"];
+const NO_JSON: [&str; 5] = ["config init", "completion", "dev adjust", "dev chaos", "audit export"];
 
 impl Row {
     fn words(&self) -> Vec<&str> {
@@ -230,7 +396,8 @@ impl Row {
     }
 
     fn asks(&self) -> bool {
-        matches!(self.kind, Kind::Asks | Kind::AsksForAnOutcome)
+        let kinds = [Kind::Asks, Kind::AsksForAnOutcome, Kind::AsksForTwo, Kind::Checks];
+        kinds.contains(&self.kind)
     }
 
     /// The command with these arguments, in a world of its own.
@@ -248,6 +415,18 @@ impl Row {
     }
 }
 
+/// Names of arguments that are ids.
+const IDS: [&str; 8] = [
+    "{ID}",
+    "{PREPARED}",
+    "{DONE}",
+    "{COMMITTING}",
+    "{PENDING}",
+    "{HEURISTIC}",
+    "{LOST}",
+    "{LOST_BRANCH}",
+];
+
 /// A coordinator with something of everything, and files.
 struct World {
     admin: String,
@@ -264,7 +443,11 @@ impl World {
         Self {
             admin: address.to_owned(),
             sessions: address.to_owned(),
-            names: ["{ID}", "{PREPARED}", "{DONE}"].map(|name| (name, NOBODYS.to_owned())).into(),
+            names: IDS
+                .map(|name| (name, NOBODYS.to_owned()))
+                .into_iter()
+                .chain([("{PROPOSAL}", "17".to_owned())])
+                .collect(),
             home: tempfile::tempdir().unwrap(),
             _held: None,
         }
@@ -281,17 +464,35 @@ fn world() -> World {
     eventually("serving", || (served.ask(&["status"]).code == Some(0)).then_some(()));
     let mut hand = Hand::connect(&served, "matrix");
     let active = hand.begin("lunch", 1);
-    let prepared = hand.begin("transfer", 2);
+    let [heuristic, committing, prepared] = ["loss", "wait", "transfer"].map(|n| hand.begin(n, 2));
+    hand.commit(&heuristic);
+    hand.vote_commit(2);
+    hand.acknowledge(1, Done::Done, "");
+    hand.acknowledge(1, Done::HeuristicRollback, "by hand");
+    hand.commit(&committing);
+    hand.vote_commit(2);
     hand.commit(&prepared);
     let done = hand.begin("nothing", 0);
     hand.commit(&done);
-    for (id, state) in [(&prepared, "PREPARING"), (&done, "COMMITTED")] {
+    let states = [
+        (&prepared, "PREPARING"),
+        (&committing, "COMMITTING"),
+        (&heuristic, "HEURISTIC"),
+        (&done, "COMMITTED"),
+    ];
+    for (id, state) in states {
         eventually(state, || {
             let said =
                 served.ask(&["tx", if state == "COMMITTED" { "outcome" } else { "describe" }, id]);
             said.stdout.contains(state).then_some(())
         });
     }
+    let (lost, lost_branch) = hand.inquire_as_of_another_log();
+    eventually("the orphan", || {
+        served.ask(&["orphan", "list"]).stdout.contains(&lost).then_some(())
+    });
+    let propose = ["force", "rollback", &active, "--reason", "why", "--propose", "-o", "id"];
+    let proposal = served.ask(&propose).stdout.trim().to_owned();
     let home = tempfile::tempdir().unwrap();
     let at = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
     let (log, dir, kept, config) = (at("log"), at("dir"), at("run"), at("unanimous.toml"));
@@ -301,6 +502,13 @@ fn world() -> World {
     let ran = run(&["dev", "--run-for", "1s", "--keep", &kept]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let names = [
+        ("{SHORT}", active[40..].to_owned()),
+        ("{PENDING}", hand.bqual(&committing, 1)),
+        ("{COMMITTING}", committing),
+        ("{HEURISTIC}", heuristic),
+        ("{LOST}", lost),
+        ("{LOST_BRANCH}", lost_branch),
+        ("{PROPOSAL}", proposal),
         ("{ID}", active),
         ("{PREPARED}", prepared),
         ("{DONE}", done),
@@ -336,6 +544,14 @@ fn code_of(said: &Said) -> String {
     code.unwrap_or_else(|| panic!("no code first in {said:?}")).to_owned()
 }
 
+/// The line of a monitoring plugin that got no answer.
+#[track_caller]
+fn assert_unknown(said: &Said) {
+    assert_eq!(said.code, Some(3), "{said:?}");
+    assert!(said.stdout.starts_with("UNANIMOUS UNKNOWN - error["), "{said:?}");
+    assert_eq!((said.stdout.lines().count(), said.stderr.as_str()), (1, ""), "{said:?}");
+}
+
 /// Nothing that moves a cursor, colours, or rings.
 #[track_caller]
 fn assert_plain(said: &Said) {
@@ -369,11 +585,12 @@ fn b_07_without_a_coordinator() {
     let world = World::at(&format!("http://127.0.0.1:{port}"));
     for row in ROWS {
         match row.kind {
-            Kind::Asks | Kind::AsksForAnOutcome => {
+            Kind::Asks | Kind::AsksForAnOutcome | Kind::AsksForTwo => {
                 let said = row.run(&world, row.good);
                 assert_fails(&said, 3, "UNREACHABLE");
                 assert_eq!(said.stdout, "", "{}", row.command);
             }
+            Kind::Checks => assert_unknown(&row.run(&world, row.good)),
             Kind::AsksDev => assert_fails(&row.run(&world, row.good), 3, "NO_DEV"),
             // They need none: the other tests run them so.
             Kind::Alone | Kind::Serves => {}
@@ -397,6 +614,7 @@ fn b_07_a_coordinator_that_accepts_and_never_answers() {
             assert!(started.elapsed() < Duration::from_secs(30), "{}: {said:?}", row.command);
             match row.kind {
                 Kind::AsksForAnOutcome => assert_fails(&said, 8, "NO_ANSWER_IN_TIME"),
+                Kind::Checks => return assert_unknown(&said),
                 _ => assert_fails(&said, 3, "NO_ANSWER"),
             }
             assert_eq!(said.stdout, "", "{}", row.command);
@@ -452,10 +670,14 @@ fn b_07_without_a_terminal() {
             let mut command = row.command(&world, row.good);
             command.args(["-o", format]).env_remove("NO_COLOR").env("TERM", "xterm-256color");
             let said: Said = command.stdin(Stdio::piped()).output().unwrap().into();
-            let exit = if row.kind == Kind::AsksDev { 3 } else { 0 };
+            let exit = match row.kind {
+                Kind::AsksDev => 3,
+                Kind::AsksForTwo => 7,
+                _ => 0,
+            };
             assert_eq!(said.code, Some(exit), "{} {format}: {said:?}", row.command);
             assert_plain(&said);
-            let json = !NO_JSON.contains(&row.command);
+            let json = exit == 0 && !NO_JSON.contains(&row.command);
             if json && format == "json" && row.command != "tx watch" {
                 said.json();
             }
@@ -470,13 +692,17 @@ fn b_07_without_a_terminal() {
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let world = world();
-    for row in ROWS.iter().filter(|row| row.kind != Kind::AsksDev && row.command != "serve") {
+    let ends_well = |row: &&Row| {
+        !matches!(row.kind, Kind::AsksDev | Kind::AsksForTwo) && row.command != "serve"
+    };
+    for row in ROWS.iter().filter(ends_well) {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output = row.command(&world, row.good).stdout(writer).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(0), "{}: {stderr}", row.command);
-        let talks = matches!(row.command, "dev" | "dev adjust");
+        let plans = row.command.starts_with("force") || row.command == "orphan resolve";
+        let talks = plans || matches!(row.command, "dev" | "dev adjust");
         assert!(stderr.is_empty() || talks, "{}: {stderr}", row.command);
         assert!(!stderr.contains("panicked"), "{}: {stderr}", row.command);
     }

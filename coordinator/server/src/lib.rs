@@ -15,8 +15,8 @@
 //! (`unanimous-recovery`), and holds no lock on a transaction: sessions deliver or drop, the core
 //! sends again.
 
-mod acts;
 mod access;
+mod acts;
 mod admin;
 mod audit_hash;
 mod client_session;
@@ -45,8 +45,8 @@ mod upkeep;
 mod view;
 mod words;
 
-pub use audit_hash::audit_hash;
 pub use access::{Access, AccessError, AccessFiles, NAME_URI, PARTICIPANT_URI, ROLE_URI};
+pub use audit_hash::audit_hash;
 pub use config::{Config, ConfigError};
 pub use crash::CRASH_POINTS;
 pub use identity::{CALLS, Role};

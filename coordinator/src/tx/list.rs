@@ -1,11 +1,12 @@
 //! `unanimous tx list`: pages of transactions that match a filter.
 
 use super::words::{HEADER, WIDE_COLUMNS, needs_a_person, row, short_id};
-use crate::cli::{Format, Global, LIMIT_DEFAULT, ListArgs};
+use crate::cli::{Format, Global, LIMIT_DEFAULT, ListArgs, OrderArg};
 use crate::codes::Code;
 use crate::connect;
 use crate::errors::Failure;
-use crate::output::{Document, Output, canonical_json, escape, escape_lines, grouped, talk};
+use crate::output::{Document, Output, canonical_json, escape, escape_lines, grouped};
+use crate::output::{quoted, talk};
 use tonic::Status;
 use tonic_types::StatusExt;
 use unanimous_proto::v1;
@@ -24,13 +25,13 @@ pub(super) async fn run(global: &Global, output: Output, args: &ListArgs) -> Res
         let request = v1::ListTransactionsRequest {
             page_size: wanted.min(PAGE_MAX),
             page_token: token,
-            filter: args.filter.text.clone(),
-            ..v1::ListTransactionsRequest::default()
+            filter: filter(args),
+            order: order(args).into(),
         };
         let page = admin
             .list_transactions(request)
             .await
-            .map_err(|status| not_listed(&status, address, "tx list", &args.filter.text))?
+            .map_err(|status| not_listed(&status, address, "tx list", &filter(args)))?
             .into_inner();
         let count = u32::try_from(page.transactions.len()).unwrap_or(u32::MAX);
         wanted = wanted.saturating_sub(count);
@@ -47,6 +48,32 @@ pub(super) async fn run(global: &Global, output: Output, args: &ListArgs) -> Res
         talk(escape_lines(&summary(&listed, args, global)).trim_end());
     }
     Ok(())
+}
+
+/// What was given, and what the switches mean.
+fn filter(args: &ListArgs) -> String {
+    let given = args.filter.text.trim();
+    if !args.divergent && !args.resolved {
+        return given.to_owned();
+    }
+    let given = if given.is_empty() { None } else { Some(format!("({given})")) };
+    let divergent = args.divergent.then(|| DIVERGENT.to_owned());
+    // Whoever compares `resolved` is shown what is.
+    let resolved = args.resolved.then(|| "(resolved=true or resolved=false)".to_owned());
+    let parts: Vec<String> = [given, divergent, resolved].into_iter().flatten().collect();
+    parts.join(" and ")
+}
+
+/// A branch pending still does not hide what another one has done.
+const DIVERGENT: &str = "(state=HEURISTIC or outcome=HEURISTIC_COMMIT or \
+                         outcome=HEURISTIC_ROLLBACK or outcome=HEURISTIC_MIXED or \
+                         outcome=HEURISTIC_HAZARD)";
+
+fn order(args: &ListArgs) -> v1::TransactionOrder {
+    match args.order {
+        OrderArg::Age => v1::TransactionOrder::Unspecified,
+        OrderArg::Locked => v1::TransactionOrder::Locked,
+    }
 }
 
 fn document(listed: &v1::ListTransactionsResponse, output: Output) -> Result<Document, Failure> {
@@ -84,6 +111,9 @@ fn summary(listed: &v1::ListTransactionsResponse, args: &ListArgs, global: &Glob
 /// The command that goes on, with everything that was asked for.
 fn next_page(listed: &v1::ListTransactionsResponse, args: &ListArgs, global: &Global) -> String {
     let mut command = "unanimous tx list".to_owned();
+    for (given, switch) in [(args.divergent, "--divergent"), (args.resolved, "--resolved")] {
+        command.extend(given.then(|| format!(" {switch}")));
+    }
     let mut add = |option: &str, value: &str| command += &format!(" {option} {}", quoted(value));
     if !args.filter.text.is_empty() {
         add("--filter", &args.filter.text);
@@ -99,15 +129,6 @@ fn next_page(listed: &v1::ListTransactionsResponse, args: &ListArgs, global: &Gl
     }
     add("--page-token", &listed.next_page_token);
     command
-}
-
-/// As a POSIX shell reads it back.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// A filter that cannot be read is shown with the place of its first mistake; `command` is the one
@@ -193,6 +214,26 @@ mod tests {
     }
 
     #[test]
+    fn switches_are_filters_beside_the_given_one() {
+        let asked = |args: &[&str]| filter(&given(args).1);
+        assert_eq!(asked(&[]), "");
+        assert_eq!(asked(&["--filter", "age>1m"]), "age>1m");
+        assert_eq!(asked(&["--divergent"]), DIVERGENT);
+        assert_eq!(asked(&["--resolved"]), "(resolved=true or resolved=false)");
+        assert_eq!(
+            asked(&["--divergent", "--resolved", "--filter", "age>1m or tries>3"]),
+            format!("(age>1m or tries>3) and {DIVERGENT} and (resolved=true or resolved=false)")
+        );
+        let (global, args) = given(&["--divergent", "--resolved"]);
+        let listed = v1::ListTransactionsResponse {
+            next_page_token: "aa".into(),
+            ..v1::ListTransactionsResponse::default()
+        };
+        let told = summary(&listed, &args, &global);
+        assert!(told.contains("tx list --divergent --resolved --page-token aa"), "{told}");
+    }
+
+    #[test]
     fn a_mistake_is_shown_below_its_place_with_the_command_that_was_meant() {
         let filter = "age>1m and nme=\u{1b}";
         let told = |metadata: &[(&str, &str)]| {
@@ -216,15 +257,6 @@ mod tests {
         assert!(told(&[("column", "12")]).contains("next: unanimous tx list --help\n"));
         for column in ["0", "99999999999999999999", "9000000"] {
             assert!(told(&[("column", column), ("nearest", "x")]).starts_with("error["));
-        }
-    }
-
-    #[test]
-    fn words_are_quoted_for_a_shell() {
-        let table =
-            [("a-b", "a-b"), ("", "''"), ("a b", "'a b'"), ("a'b", "'a'\\''b'"), ("$x", "'$x'")];
-        for (word, shown) in table {
-            assert_eq!(quoted(word), shown);
         }
     }
 }

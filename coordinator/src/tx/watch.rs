@@ -274,7 +274,6 @@ impl Watch<'_> {
         let filter = &self.args.filter.text;
         let request = v1::ListTransactionsRequest {
             page_size: PAGE_MAX,
-            page_token: String::new(),
             filter: filter.clone(),
             ..v1::ListTransactionsRequest::default()
         };

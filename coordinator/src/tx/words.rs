@@ -19,14 +19,16 @@ pub(crate) const HEADER: [&str; 10] = [
 ];
 /// See [`HEADER`].
 pub(crate) const WIDE_COLUMNS: [usize; 3] = [7, 8, 9];
+/// Of what no participant has said.
+const SAYS_OPERATOR: &str = "says the operator";
 
 /// A row of a list.
 pub(crate) fn row(transaction: &v1::Transaction, output: Output) -> Vec<String> {
     vec![
         short_id(&transaction.gtrid).to_owned(),
         transaction.name.clone(),
-        state_word(transaction.state),
-        format!("{}/{}", transaction.branches_done, transaction.branches.len()),
+        state_words(transaction),
+        branches_words(transaction),
         waiting_words(transaction),
         locked_word(transaction),
         output.ago(transaction.age_ms),
@@ -34,6 +36,21 @@ pub(crate) fn row(transaction: &v1::Transaction, output: Output) -> Vec<String> 
         outcome_word(transaction.outcome),
         label_words(transaction),
     ]
+}
+
+/// Its state, and whether a person has settled it.
+fn state_words(transaction: &v1::Transaction) -> String {
+    let resolved = if transaction.resolved { " (resolved)" } else { "" };
+    state_word(transaction.state) + resolved
+}
+
+/// How many are finished, and of how many only an operator says so.
+fn branches_words(transaction: &v1::Transaction) -> String {
+    let done = format!("{}/{}", transaction.branches_done, transaction.branches.len());
+    match transaction.branches.iter().filter(|branch| branch.asserted).count() {
+        0 => done,
+        asserted => format!("{done}, {asserted} {SAYS_OPERATOR}"),
+    }
 }
 
 /// For whom it waits.
@@ -67,13 +84,22 @@ pub(super) fn label_words(transaction: &v1::Transaction) -> String {
 
 /// Nothing repairs it by itself.
 pub(super) fn needs_a_person(transaction: &v1::Transaction) -> bool {
-    transaction.state() == TransactionState::Heuristic || transaction.stuck
+    let heuristic = transaction.state() == TransactionState::Heuristic;
+    (heuristic && !transaction.resolved) || transaction.stuck
 }
 
 /// A branch's state, and the participant's own words about it.
 pub(super) fn branch_words(branch: &v1::Branch) -> String {
-    let state = enum_word(branch.state().as_str_name(), "BRANCH_STATE_");
+    let mut state = branch_state_word(branch.state());
+    if branch.asserted {
+        state += &format!(", {SAYS_OPERATOR}");
+    }
     if branch.detail.is_empty() { state } else { format!("{state}: {}", branch.detail) }
+}
+
+/// A branch's state.
+pub(crate) fn branch_state_word(state: v1::BranchState) -> String {
+    enum_word(state.as_str_name(), "BRANCH_STATE_")
 }
 
 /// The last 8 digits; not an identifier.
@@ -82,21 +108,21 @@ pub(crate) fn short_id(id: &str) -> &str {
 }
 
 /// A state, also of a newer version.
-pub(super) fn state_word(state: i32) -> String {
+pub(crate) fn state_word(state: i32) -> String {
     TransactionState::try_from(state)
         .map(|state| enum_word(state.as_str_name(), "TRANSACTION_STATE_"))
         .unwrap_or_else(|_| format!("{state} (of a newer version)"))
 }
 
 /// An outcome, also of a newer version.
-pub(super) fn outcome_word(outcome: i32) -> String {
+pub(crate) fn outcome_word(outcome: i32) -> String {
     Outcome::try_from(outcome)
         .map(|outcome| enum_word(outcome.as_str_name(), "OUTCOME_"))
         .unwrap_or_else(|_| format!("{outcome} (of a newer version)"))
 }
 
 /// A word of the wire, for people.
-pub(super) fn enum_word(name: &str, prefix: &str) -> String {
+pub(crate) fn enum_word(name: &str, prefix: &str) -> String {
     match name.strip_prefix(prefix).unwrap_or(name) {
         "UNSPECIFIED" => "-".to_owned(),
         word => word.replace('_', " "),
@@ -136,6 +162,24 @@ pub(super) mod tests {
         let (short, rest) = row.split_first().unwrap();
         assert_eq!(short, "21f70c55");
         assert_eq!(rest[..5], ["transfer", "COMMITTING", "2/3", "bank-b (3 tries)", "4m12s"]);
+    }
+
+    #[test]
+    fn what_an_operator_says_is_marked() {
+        let mut found = transaction(TransactionState::Heuristic);
+        found.waiting_on.clear();
+        let shown = |found: &v1::Transaction| row(found, output())[2..5].to_vec();
+        assert_eq!(shown(&found), ["HEURISTIC", "2/3", "operator"]);
+        found.resolved = true;
+        found.branches[1] = v1::Branch {
+            asserted: true,
+            state: v1::BranchState::HeuristicRollback.into(),
+            detail: "INC-4411".into(),
+            ..v1::Branch::default()
+        };
+        assert_eq!(shown(&found), ["HEURISTIC (resolved)", "2/3, 1 says the operator", "-"]);
+        let words = branch_words(&found.branches[1]);
+        assert_eq!(words, "HEURISTIC ROLLBACK, says the operator: INC-4411");
     }
 
     #[test]

@@ -100,6 +100,24 @@ impl Hand {
         gtrid
     }
 
+    /// The full id of a branch.
+    pub(crate) fn bqual(&self, gtrid: &str, number: u32) -> String {
+        let bqual = self.branch(gtrid, number).bqual;
+        bqual.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Asks about a prepared branch that another incarnation of the log has begun; its ids.
+    pub(crate) fn inquire_as_of_another_log(&mut self) -> (String, String) {
+        let own = self.owner;
+        self.owner.log.incarnation ^= 1;
+        let gtrid = Gtrid::new(self.owner, 7, 0).to_string();
+        let branch = self.branch(&gtrid, 1);
+        let bqual = self.bqual(&gtrid, 1);
+        self.owner = own;
+        self.tell(Tell::Inquire(v1::Inquire { branches: vec![branch] }));
+        (gtrid, bqual)
+    }
+
     fn branch(&self, gtrid: &str, number: u32) -> v1::BranchRef {
         let participant = ParticipantName::new(&self.name).unwrap();
         let resource = ResourceId::new(&self.resource()).unwrap();

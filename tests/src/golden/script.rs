@@ -50,7 +50,8 @@ impl Running {
         };
         let log = options.open(dir)?;
         let bind = || TcpListener::bind("127.0.0.1:0");
-        let listeners = Listeners { sessions: bind()?, admin: bind()?, access: Access::everybody() };
+        let listeners =
+            Listeners { sessions: bind()?, admin: bind()?, access: Access::everybody() };
         let sessions = listeners.sessions.local_addr()?;
         let mut config = Config { drain_ms: 500, ..Config::default() };
         config.limits.retry_ms_min = NEVER_AGAIN_MS;
