@@ -154,10 +154,10 @@ impl Driver {
         let draft = Draft::of(order, &act, &plan);
         let (version, epoch) = view::split_version(order.version);
         let moved = version != transaction.version || epoch != self.coordinator.owner().epoch;
-        let judged = if let Some(refusal) = &plan.refusal {
-            Err(Refusal::act(refusal))
-        } else if moved {
+        let judged = if moved {
             Err(self.refusal_of(&gtrid, &act, ActRefusal::Moved))
+        } else if let Some(refusal) = &plan.refusal {
+            Err(Refusal::act(refusal))
         } else if self.gate.config().second_person && !order.propose {
             Err(Refusal::second_person_needed())
         } else if order.propose && self.acts.proposals.len() >= PROPOSALS_MAX {
