@@ -17,9 +17,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
-use tonic::transport::Channel;
 use unanimous_proto::v1;
-use v1::admin_service_client::AdminServiceClient;
 
 pub(crate) use chain::Head;
 
@@ -37,7 +35,7 @@ pub(crate) fn run(command: &AuditCommand, global: &Global, output: Output) -> Re
 
 /// Entries in pages, the oldest first.
 struct Pages<'a> {
-    admin: AdminServiceClient<Channel>,
+    admin: connect::Admin,
     address: &'a str,
     request: v1::ListAuditRequest,
     more: bool,
@@ -47,7 +45,7 @@ impl<'a> Pages<'a> {
     /// `gtrid` is a full id, or empty for all.
     async fn open(global: &'a Global, gtrid: String) -> Result<Self, Failure> {
         let address = global.admin_address.as_str();
-        let admin = connect::admin(address).await?;
+        let admin = connect::admin(global).await?;
         let request = v1::ListAuditRequest { page_size: PAGE_MAX, after: 0, gtrid };
         Ok(Self { admin, address, request, more: true })
     }

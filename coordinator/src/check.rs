@@ -99,7 +99,7 @@ pub(crate) fn run(args: &CheckArgs, global: &Global, output: Output) -> Result<E
 fn asked(global: &Global) -> Result<v1::GetStatusResponse, Failure> {
     let address = &global.admin_address;
     runtime()?.block_on(async {
-        let mut admin = connect::admin(address).await?;
+        let mut admin = connect::admin(global).await?;
         let status = admin.get_status(v1::GetStatusRequest {}).await;
         let status = status.map_err(|status| Failure::from_status(&status, address, "asking"))?;
         Ok(status.into_inner())

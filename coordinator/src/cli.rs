@@ -4,6 +4,11 @@ mod acts;
 
 pub(crate) use acts::{ApproveArgs, AuditCommand, AuditListArgs, CheckArgs, EndArg, ForceArgs};
 pub(crate) use acts::{ForceCommand, OrphanCommand, ResolveArgs, VerifyArgs};
+mod cert;
+mod credentials;
+
+pub(crate) use cert::{CertCommand, CertPlace, RoleArg};
+pub(crate) use credentials::CredentialArgs;
 
 use crate::errors::Exit;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -49,6 +54,8 @@ pub(crate) struct Global {
     )]
     #[arg(default_value = "http://127.0.0.1:7450")]
     pub(crate) address: String,
+    #[command(flatten)]
+    pub(crate) credentials: CredentialArgs,
     /// Form of the data on stdout
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
@@ -136,6 +143,9 @@ pub(crate) enum Command {
     /// What `serve` can be told, and what it is told
     #[command(subcommand, after_help = "Example: unanimous config show")]
     Config(ConfigCommand),
+    /// Certificates and tokens: who is let in, and as what
+    #[command(subcommand, after_help = "Example: unanimous cert init /etc/unanimous/authority")]
+    Cert(CertCommand),
     /// What a code means, why it happens and what to do
     #[command(after_help = "Example: unanimous explain LOG_FULL")]
     Explain {
@@ -215,7 +225,7 @@ pub(crate) struct SettingArgs {
     /// [env: UNANIMOUS_ADMIN_LISTEN] [default: 127.0.0.1:7451]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) admin_listen: Option<SocketAddr>,
-    /// Listen on addresses other machines reach, although nobody is authenticated yet
+    /// Listen on addresses other machines reach without TLS: whoever connects may do everything
     ///
     /// [env: UNANIMOUS_INSECURE]
     #[arg(long)]

@@ -48,6 +48,7 @@ codes! {
     // What a command can find wrong itself.
     Usage = "USAGE" (Usage),
     BadAddress = "BAD_ADDRESS" (Usage),
+    BadCredentials = "BAD_CREDENTIALS" (Usage),
     BadLogLevel = "BAD_LOG_LEVEL" (Usage),
     ConfigUnreadable = "CONFIG_UNREADABLE" (Usage),
     ConfigSyntax = "CONFIG_SYNTAX" (Usage),
@@ -58,12 +59,15 @@ codes! {
     ConfigContradiction = "CONFIG_CONTRADICTION" (Usage),
     ConfigManyProblems = "CONFIG_MANY_PROBLEMS" (Usage),
     ConfigExists = "CONFIG_EXISTS" (Refused),
+    CertExists = "CERT_EXISTS" (Refused),
+    NoAuthority = "NO_AUTHORITY" (NotFound),
     NoSuchPage = "NO_SUCH_PAGE" (NotFound),
     NoSuchDirectory = "NO_SUCH_DIRECTORY" (NotFound),
     Io = "IO" (Failed),
     Failed = "FAILED" (Failed),
     // Questions to a coordinator.
     Unreachable = "UNREACHABLE" (Unreachable),
+    TlsFailed = "TLS_FAILED" (Unreachable),
     NoAnswer = "NO_ANSWER" (Unreachable),
     NotAllowed = "NOT_ALLOWED" (NotAllowed),
     NotAuthenticated = "NOT_AUTHENTICATED" (NotAllowed),
@@ -125,7 +129,8 @@ codes! {
     LogDamaged = "LOG_DAMAGED" (LogDamaged),
     LogIo = "LOG_IO" (Failed),
     // Serve.
-    InsecureListen = "INSECURE_LISTEN" (NotAllowed),
+    AccessFile = "ACCESS_FILE" (Failed),
+    InsecureListen = "INSECURE_LISTEN" (Usage),
     PortInUse = "PORT_IN_USE" (Failed),
     ListenFailed = "LISTEN_FAILED" (Failed),
     ServeFailed = "SERVE_FAILED" (Failed),

@@ -11,11 +11,11 @@ mod keys;
 mod problem;
 mod resolve;
 
+use crate::access;
 use crate::cli::{ConfigCommand, Format, SettingArgs};
 use crate::codes::Code;
 use crate::errors::Failure;
 use crate::output::{Document, Output, stderr_colour, talk, write_stdout};
-use crate::serve;
 use keys::KEYS;
 use problem::Problem;
 use resolve::Layers;
@@ -153,7 +153,7 @@ fn check(path: &Path, output: Output) -> Result<(), Failure> {
     };
     match resolved {
         Ok(resolved) => {
-            serve::check_loopback(&resolved.settings)?;
+            access::load(&resolved.settings)?;
             output.show(&document(&[]))
         }
         Err(problems) => {

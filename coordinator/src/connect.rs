@@ -1,10 +1,13 @@
 //! Calls to a running coordinator.
 
+use crate::cli::{CredentialArgs, Global};
 use crate::codes::Code;
-use crate::errors::{Failure, unreachable};
+use crate::errors::{Failure, lost};
 use std::time::Duration;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use unanimous_proto::v1;
+use unanimous_sdk::{Authorization, BadCredentials, Credentials};
 use v1::admin_service_client::AdminServiceClient;
 use v1::transaction_service_client::TransactionServiceClient;
 
@@ -15,17 +18,52 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Descriptions of full pages of large transactions.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
 
+/// A connection over which a token goes with each call, if there is one.
+pub(crate) type Line = InterceptedService<Channel, Authorization>;
 /// Where operators ask.
-pub(crate) async fn admin(address: &str) -> Result<AdminServiceClient<Channel>, Failure> {
-    let client = AdminServiceClient::new(channel(address).await?);
+pub(crate) type Admin = AdminServiceClient<Line>;
+/// Where people and scripts ask about transactions.
+pub(crate) type Transactions = TransactionServiceClient<Line>;
+
+/// The coordinator's operators' port, as whoever the options say.
+pub(crate) async fn admin(global: &Global) -> Result<Admin, Failure> {
+    admin_at(&global.admin_address, &credentials(&global.credentials)?).await
+}
+
+/// The same at an address of its own.
+pub(crate) async fn admin_at(address: &str, as_whom: &Credentials) -> Result<Admin, Failure> {
+    let client = AdminServiceClient::new(line(address, as_whom).await?);
     Ok(client.max_decoding_message_size(RESPONSE_BYTES_MAX))
 }
 
-/// Where people and scripts ask about transactions.
-pub(crate) async fn transactions(
-    address: &str,
-) -> Result<TransactionServiceClient<Channel>, Failure> {
-    Ok(TransactionServiceClient::new(channel(address).await?))
+/// The coordinator's port for transactions, as whoever the options say.
+pub(crate) async fn transactions(global: &Global) -> Result<Transactions, Failure> {
+    let line = line(&global.address, &credentials(&global.credentials)?).await?;
+    Ok(TransactionServiceClient::new(line))
+}
+
+fn credentials(args: &CredentialArgs) -> Result<Credentials, Failure> {
+    let CredentialArgs { ca, cert, key, token_file, server_name } = args;
+    let mut credentials = Credentials::new();
+    if let Some(ca) = ca {
+        credentials = credentials.ca(ca);
+    }
+    match (cert, key) {
+        (Some(cert), Some(key)) => credentials = credentials.certificate(cert, key),
+        (None, None) => {}
+        _ => {
+            let what = "a certificate and its key go together";
+            let next = "the same command with --cert FILE and --key FILE";
+            return Err(Failure::new(Code::Usage, what, "only one of them was given", next));
+        }
+    }
+    if let Some(file) = token_file {
+        credentials = credentials.token_file(file);
+    }
+    if let Some(name) = server_name {
+        credentials = credentials.server_name(name);
+    }
+    Ok(credentials)
 }
 
 /// An address as given, without the connection.
@@ -37,16 +75,28 @@ pub(crate) fn endpoint(address: &str) -> Result<Endpoint, Failure> {
     let endpoint =
         Endpoint::from_shared(address.to_owned()).map_err(|error| bad(causes(&error)))?;
     match (endpoint.uri().scheme_str(), endpoint.uri().authority()) {
-        (Some("http"), Some(_)) => {
+        (Some("http" | "https"), Some(_)) => {
             Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT))
         }
-        (Some("https"), _) => Err(bad("this version speaks no TLS: use http://".into())),
-        _ => Err(bad("it must have the form http://HOST:PORT".into())),
+        _ => Err(bad("it must have the form http://HOST:PORT or https://HOST:PORT".into())),
     }
 }
 
-async fn channel(address: &str) -> Result<Channel, Failure> {
-    endpoint(address)?.connect().await.map_err(|error| unreachable(address, &causes(&error)))
+async fn line(address: &str, as_whom: &Credentials) -> Result<Line, Failure> {
+    let applied = as_whom.apply(endpoint(address)?);
+    let (endpoint, authorization) = applied.map_err(|error| bad_credentials(address, &error))?;
+    let channel = endpoint.connect().await.map_err(|error| lost(address, &causes(&error)))?;
+    Ok(InterceptedService::new(channel, authorization))
+}
+
+fn bad_credentials(address: &str, error: &BadCredentials) -> Failure {
+    let what = format!("the coordinator at {address} was not asked");
+    let next = match error {
+        BadCredentials::File { path, .. } => format!("ls -la {}", path.display()),
+        BadCredentials::NoAuthority => "the same command with --ca FILE".to_owned(),
+        _ => format!("the same command with {}", address.replacen("http:", "https:", 1)),
+    };
+    Failure::new(Code::BadCredentials, what, error.to_string(), next)
 }
 
 /// An error with everything that led to it.
@@ -70,10 +120,12 @@ mod tests {
 
     #[test]
     fn addresses_are_checked_before_anything_is_sent() {
-        for bad in ["", "127.0.0.1:7451", "ftp://x", "https://x", "http://", "http://a b", "x"] {
+        for bad in ["", "127.0.0.1:7451", "ftp://x", "https://", "http://", "http://a b", "x"] {
             let failure = endpoint(bad).err().map(|failure| failure.exit());
             assert_eq!(failure, Some(Exit::Usage), "{bad:?}");
         }
-        assert!(endpoint("http://127.0.0.1:7451").is_ok());
+        for good in ["http://127.0.0.1:7451", "https://coordinator:7451"] {
+            assert!(endpoint(good).is_ok(), "{good}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use v1::Severity;
 pub(crate) fn run(global: &Global, output: Output) -> Result<(), Failure> {
     let address = &global.admin_address;
     let found = runtime()?.block_on(async {
-        let mut admin = connect::admin(address).await?;
+        let mut admin = connect::admin(global).await?;
         let found = admin.diagnose(v1::DiagnoseRequest {}).await;
         found.map_err(|status| Failure::from_status(&status, address, "comparing"))
     })?;

@@ -114,11 +114,18 @@ impl Failure {
     /// A call to the coordinator that was answered with an error, or not at all.
     pub(crate) fn from_status(status: &Status, address: &str, doing: &str) -> Self {
         let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+        // Not the coordinator's answer, but the connection's end.
+        let cause = std::error::Error::source(status).map(crate::connect::causes);
+        if let Some(failure) = cause.and_then(|cause| tls_failure(address, &cause)) {
+            return failure;
+        }
         let code = codes::code(&reason).unwrap_or_else(|| Code::of(status.code()));
         let (what, why) = (format!("{doing} failed"), status.message());
         let next = match code {
             Code::Unreachable => return unreachable(address, why),
             Code::NotFound => "unanimous tx list",
+            Code::NotAuthenticated => "the same command with --cert FILE and --key FILE",
+            Code::RoleMissing => "the same command as somebody who has the role",
             Code::AmbiguousId => "the same command with more digits of the id",
             Code::InvalidArgument | Code::TimeoutTooLong => "unanimous help",
             Code::Unsupported | Code::UnsupportedField => {
@@ -194,8 +201,37 @@ impl Code {
     }
 }
 
+/// There was no connection to `address`: `why`, all of it.
+pub(crate) fn lost(address: &str, why: &str) -> Failure {
+    tls_failure(address, why).unwrap_or_else(|| unreachable(address, why))
+}
+
+/// What the encryption has to do with it, if anything.
+fn tls_failure(address: &str, why: &str) -> Option<Failure> {
+    let mut failed = (Code::TlsFailed, format!("no encrypted connection to {address}"));
+    let (next, or) = if why.contains("invalid peer certificate") {
+        let name = "the same command with --server-name NAME, a name in that certificate";
+        ("the same command with --ca FILE, who signed the coordinator's certificate", Some(name))
+    } else if why.contains("speaks only TLS") {
+        ("the same command with an address that begins with https://", None)
+    } else if why.contains("InvalidContentType") {
+        ("the same command with an address that begins with http://", None)
+    } else if why.contains("received fatal alert") {
+        failed = (
+            Code::NotAuthenticated,
+            format!("the coordinator at {address} does not take this certificate, or needs one"),
+        );
+        let log = "the coordinator's log, which says why";
+        ("the same command with --cert FILE and --key FILE", Some(log))
+    } else {
+        return None;
+    };
+    let failure = Failure::new(failed.0, failed.1, why, next);
+    Some(or.into_iter().fold(failure, Failure::or))
+}
+
 /// Nobody answers at `address`.
-pub(crate) fn unreachable(address: &str, why: &str) -> Failure {
+fn unreachable(address: &str, why: &str) -> Failure {
     let what = format!("no coordinator answers at {address}");
     let next = "unanimous serve --data-dir DIR --init";
     Failure::new(Code::Unreachable, what, why, next)

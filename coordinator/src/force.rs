@@ -124,7 +124,7 @@ fn too_short(asked: &Asked<'_>, global: &Global) -> Failure {
     let found = runtime().and_then(|runtime| {
         runtime.block_on(async {
             let address = &global.admin_address;
-            let mut admin = connect::admin(address).await?;
+            let mut admin = connect::admin(global).await?;
             let request = v1::GetTransactionRequest { gtrid: digits.to_owned() };
             let found = admin.get_transaction(request).await;
             found.map_err(|status| Failure::from_status(&status, address, "finding it"))
@@ -142,7 +142,7 @@ fn too_short(asked: &Asked<'_>, global: &Global) -> Failure {
 fn planned(act: v1::Act, global: &Global) -> Result<v1::Plan, Failure> {
     let address = &global.admin_address;
     let planned = runtime()?.block_on(async {
-        let mut admin = connect::admin(address).await?;
+        let mut admin = connect::admin(global).await?;
         let planned = admin.plan_act(v1::PlanActRequest { act: Some(act) }).await;
         planned.map_err(|status| Failure::from_status(&status, address, "planning it"))
     })?;
@@ -176,7 +176,7 @@ fn send(
         evidence: args.evidence.clone().unwrap_or_default(),
     };
     let done = runtime()?.block_on(async {
-        let mut admin = connect::admin(address).await?;
+        let mut admin = connect::admin(global).await?;
         let done = admin.force_transaction(request).await;
         done.map_err(|status| ladder::not_done(&status, plan, danger, address))
     })?;

@@ -7,7 +7,9 @@
 //! What this crate is *not*: it has no protocol (`unanimous-core`), no log (`unanimous-recovery`)
 //! and no service (`unanimous-server`) of its own; it starts them and shows what they say.
 
+mod access;
 mod audit;
+mod cert;
 mod check;
 mod cli;
 mod codes;
@@ -72,6 +74,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Status => status::run(&cli.global, output),
         Command::Log(command) => log::run(command, output),
         Command::Config(command) => config::run(command, output),
+        Command::Cert(command) => cert::run(command, output),
         Command::Explain { code } => explain::run(code.as_deref(), output),
         Command::Completion { shell } => manual::completion(*shell),
         Command::Man { dir } => manual::pages(dir, output),

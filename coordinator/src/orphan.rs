@@ -24,7 +24,7 @@ pub(crate) fn run(command: &OrphanCommand, global: &Global, output: Output) -> R
 fn listed(global: &Global) -> Result<v1::ListOrphansResponse, Failure> {
     let address = &global.admin_address;
     let listed = runtime()?.block_on(async {
-        let mut admin = connect::admin(address).await?;
+        let mut admin = connect::admin(global).await?;
         let listed = admin.list_orphans(v1::ListOrphansRequest {}).await;
         listed.map_err(|status| Failure::from_status(&status, address, "listing orphans"))
     })?;
@@ -90,7 +90,7 @@ fn resolve(args: &ResolveArgs, global: &Global, output: Output) -> Result<(), Fa
         reason: args.reason.clone(),
     };
     let resolved = runtime()?.block_on(async {
-        let mut admin = connect::admin(address).await?;
+        let mut admin = connect::admin(global).await?;
         let resolved = admin.resolve_orphan(request).await;
         resolved.map_err(|status| not_resolved(&status, &danger, address))
     })?;

@@ -29,7 +29,7 @@ pub(crate) fn run(
 fn list(global: &Global, output: Output) -> Result<(), Failure> {
     let address = &global.admin_address;
     let listed = runtime()?.block_on(async {
-        let mut admin = connect::admin(address).await?;
+        let mut admin = connect::admin(global).await?;
         let listed = admin.list_participants(v1::ListParticipantsRequest {}).await;
         listed.map_err(|status| Failure::from_status(&status, address, "listing participants"))
     })?;
@@ -49,7 +49,7 @@ fn list(global: &Global, output: Output) -> Result<(), Failure> {
 fn describe(global: &Global, output: Output, name: &str) -> Result<(), Failure> {
     let address = &global.admin_address;
     let (participant, waiting) = runtime()?.block_on(async {
-        let mut admin = connect::admin(address).await?;
+        let mut admin = connect::admin(global).await?;
         let request = v1::GetParticipantRequest { name: name.to_owned() };
         let found = admin.get_participant(request).await.map_err(|status| {
             match Failure::from_status(&status, address, &format!("finding participant {name}")) {

@@ -76,6 +76,23 @@ pub(crate) fn on_signals(
     })
 }
 
+/// Calls `reload` for each SIGHUP, on a thread of its own.
+pub(crate) fn on_hangup(mut reload: impl FnMut() + Send + 'static) -> Result<(), Failure> {
+    let runtime = crate::runtime()?;
+    let mut hangup = {
+        let _context = runtime.enter();
+        signal(SignalKind::hangup())
+            .map_err(|error| Failure::io("catching signals", error, "ulimit -a"))?
+    };
+    spawn("hangup", move || {
+        runtime.block_on(async {
+            while hangup.recv().await.is_some() {
+                reload();
+            }
+        });
+    })
+}
+
 fn spawn(name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
     std::thread::Builder::new()
         .name(name.to_owned())

@@ -1,5 +1,6 @@
 //! `unanimous serve`: the coordinator.
 
+use crate::access;
 use crate::cli::{ProcessArgs, ServeArgs};
 use crate::codes::Code;
 use crate::config::{self, Resolved, Settings};
@@ -11,7 +12,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use unanimous_recovery::codec::CodecError;
 use unanimous_recovery::{DirectoryReport, DirectoryState, LogKind, OpenOptions, OpenedLog, Space};
-use unanimous_server::{Access, Config, Listeners, ServeError};
+use unanimous_server::{Config, Listeners, ServeError};
 
 /// Serves until a signal stops it. Everything answered by then is durable, whatever the exit code.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
@@ -26,8 +27,12 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     for name in unknown_variables {
         tracing::warn!(name, "nobody reads this variable");
     }
+    let access = access::load(&settings)?;
+    access::warn_of_insecure(&settings);
     // Before anything that takes long: a stop that is asked for meanwhile is a clean one.
     let (handle, shutdown) = unanimous_server::shutdown();
+    let reloaded = access.clone();
+    process::on_hangup(move || access::reload(&reloaded))?;
     process::on_signals(move |name, count| {
         match count {
             1 => tracing::info!(signal = name, "stopping; a second signal stops at once"),
@@ -37,11 +42,10 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         }
         handle.request();
     })?;
-    check_loopback(&settings)?;
     let listeners = Listeners {
         sessions: listen("--listen", settings.listen)?,
         admin: listen("--admin-listen", settings.admin_listen)?,
-        access: Access::everybody(),
+        access,
     };
     let again = again(args, &settings, dir);
     let log = open(args, &settings, dir, &again)?;
@@ -153,23 +157,6 @@ fn failed(error: &ServeError, dir: &Path, again: &str) -> Failure {
     };
     let verify = format!("unanimous log verify --data-dir {}", dir.display());
     Failure::new(code, what, crate::connect::causes(error), verify)
-}
-
-/// Nobody is authenticated yet: whoever reaches the port may end any transaction.
-pub(crate) fn check_loopback(settings: &Settings) -> Result<(), Failure> {
-    let addresses = [("--listen", settings.listen), ("--admin-listen", settings.admin_listen)];
-    for (option, address) in addresses.into_iter().filter(|(_, at)| !at.ip().is_loopback()) {
-        if !settings.insecure {
-            let what = format!("{option} {address} can be reached from other machines");
-            let why = "this version authenticates nobody: whoever reaches the port is trusted";
-            let next = format!("the same command with {option} 127.0.0.1:{}", address.port());
-            return Err(Failure::new(Code::InsecureListen, what, why, next)
-                .or(format!("the same command with {option} {address} --insecure"))
-                .or("insecure = true below [listen] in the configuration file"));
-        }
-        tracing::warn!(%address, "listening without authentication: whoever connects is trusted");
-    }
-    Ok(())
 }
 
 /// Binds a port, with what to do when that fails.

@@ -11,7 +11,7 @@ use unanimous_proto::v1;
 pub(crate) fn run(global: &Global, output: Output) -> Result<(), Failure> {
     let address = &global.admin_address;
     let status = runtime()?.block_on(async {
-        let mut admin = connect::admin(address).await?;
+        let mut admin = connect::admin(global).await?;
         admin
             .get_status(v1::GetStatusRequest {})
             .await

@@ -19,10 +19,8 @@ use crate::output::{Document, Output, canonical_json};
 use crate::runtime;
 use serde_json::Value;
 use std::time::{Duration, Instant};
-use tonic::transport::Channel;
 use unanimous_proto::v1;
 use v1::Outcome;
-use v1::transaction_service_client::TransactionServiceClient;
 use words::waiting_words;
 
 pub(crate) use words::{HEADER, WIDE_COLUMNS, branch_state_word, enum_word, outcome_word, row};
@@ -50,7 +48,7 @@ pub(crate) fn run(command: &TxCommand, global: &Global, output: Output) -> Resul
 
 async fn retry(global: &Global, output: Output, id: &IdArg) -> Result<(), Failure> {
     let address = &global.admin_address;
-    let mut admin = connect::admin(address).await?;
+    let mut admin = connect::admin(global).await?;
     let request = v1::RetryTransactionRequest { gtrid: id.digits().to_owned() };
     let doing = format!("retrying transaction {}", id.digits());
     let retried = admin.retry_transaction(request).await.map_err(|status| {
@@ -83,7 +81,7 @@ async fn retry(global: &Global, output: Output, id: &IdArg) -> Result<(), Failur
 
 async fn find(global: &Global, id: &IdArg) -> Result<v1::Transaction, Failure> {
     let address = &global.admin_address;
-    let mut admin = connect::admin(address).await?;
+    let mut admin = connect::admin(global).await?;
     let request = v1::GetTransactionRequest { gtrid: id.digits().to_owned() };
     let doing = format!("finding transaction {}", id.digits());
     let found = admin
@@ -107,7 +105,7 @@ async fn outcome(
         Some(gtrid) => gtrid.to_string(),
         None => find(global, id).await?.gtrid,
     };
-    let mut transactions = connect::transactions(&global.address).await?;
+    let mut transactions = connect::transactions(global).await?;
     let started = Instant::now();
     let answer = loop {
         let request = v1::GetOutcomeRequest { gtrid: gtrid.clone(), expected_branches };
@@ -139,7 +137,7 @@ async fn outcome(
 }
 
 async fn ask_outcome(
-    transactions: &mut TransactionServiceClient<Channel>,
+    transactions: &mut connect::Transactions,
     global: &Global,
     request: v1::GetOutcomeRequest,
 ) -> Result<v1::GetOutcomeResponse, Failure> {

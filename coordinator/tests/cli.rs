@@ -61,7 +61,7 @@ fn b_07_what_cannot_be_understood_ends_with_2() {
         assert_eq!(said.stdout, "", "{args:?}");
         assert!(!said.stderr.contains('\u{1b}'), "{args:?}");
     }
-    for address in ["nowhere", "https://127.0.0.1:1", "ftp://h", "http://"] {
+    for address in ["nowhere", "https://", "ftp://h", "http://"] {
         assert_fails(&run(&["status", "--admin-address", address]), 2, "BAD_ADDRESS");
     }
     let dir = tempfile::tempdir().unwrap();
@@ -292,7 +292,7 @@ fn a_coordinator_that_cannot_start_says_why() {
     for everywhere in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
         for option in ["--listen", "--admin-listen"] {
             let open = run(&["serve", "--init", "--data-dir", "x", option, everywhere]);
-            assert_fails(&open, 7, "INSECURE_LISTEN");
+            assert_fails(&open, 2, "INSECURE_LISTEN");
         }
     }
     assert!(!Path::new("x").exists());

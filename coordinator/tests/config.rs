@@ -254,7 +254,7 @@ fn contradictions_are_told_all_at_once() {
     }
     let open = "[listen]\nsessions = \"0.0.0.0:7450\"\n";
     let (_home, path) = file(open);
-    assert_fails(&check(&path), 7, "INSECURE_LISTEN");
+    assert_fails(&check(&path), 2, "INSECURE_LISTEN");
     std::fs::write(&path, format!("{open}insecure = true\n")).unwrap();
     assert_eq!(check(&path).code, Some(0));
 }

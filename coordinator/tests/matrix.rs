@@ -11,6 +11,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use support::hand::Hand;
 use support::{Said, Served, assert_fails, commands, eventually, run, unanimous};
@@ -41,8 +42,8 @@ enum Kind {
 /// An error that the documentation promises.
 type Error = (&'static [&'static str], i32, &'static str);
 
-/// A command and what to expect of it. `{ID}`, `{SHORT}`, `{LOG}`, `{RUN}`, `{DIR}` and `{CONFIG}`
-/// are things that exist.
+/// A command and what to expect of it. `{ID}`, `{SHORT}`, `{LOG}`, `{RUN}`, `{DIR}`, `{CA}` and
+/// `{CONFIG}` are things that exist, `{NEW}` is another one each time that does not.
 struct Row {
     command: &'static str,
     kind: Kind,
@@ -357,6 +358,61 @@ const ROWS: &[Row] = &[
         garbage: &[&["--listen", "nowhere"], &["--log-level", "a=b=c"]],
     },
     Row {
+        command: "cert init",
+        kind: Kind::Alone,
+        good: &["{NEW}"],
+        unknown: &[(&["{CA}"], 5, "CERT_EXISTS")],
+        garbage: &[&[], &["a", "b"]],
+    },
+    Row {
+        command: "cert server",
+        kind: Kind::Alone,
+        good: &["--host", "localhost", "--authority", "{CA}", "--to", "{NEW}"],
+        unknown: &[(&["--host", "x", "--authority", "/nowhere/at/all"], 4, "NO_AUTHORITY")],
+        garbage: &[&[], &["--host", "a b"], &["--host", "localhost:7450"], &["--days", "0"]],
+    },
+    Row {
+        command: "cert client",
+        kind: Kind::Alone,
+        good: &["alice", "--role", "operator", "--authority", "{CA}", "--to", "{NEW}"],
+        unknown: &[
+            (&["x", "--role", "reader", "--authority", "{DIR}"], 4, "NO_AUTHORITY"),
+            (&["ca", "--role", "reader", "--authority", "{CA}"], 5, "CERT_EXISTS"),
+        ],
+        garbage: &[&[], &["a"], &["../a", "--role", "reader"], &["a", "--role", "king"]],
+    },
+    Row {
+        command: "cert participant",
+        kind: Kind::Alone,
+        good: &["bank-a", "--role", "client", "--authority", "{CA}", "--to", "{NEW}"],
+        unknown: &[(&["x", "--authority", "{DIR}"], 4, "NO_AUTHORITY")],
+        garbage: &[&[], &["BANK"], &["../a"], &["\u{1b}[2J"]],
+    },
+    Row {
+        command: "cert token",
+        kind: Kind::Alone,
+        good: &["alice", "--role", "reader", "--ends", "2999-12-31"],
+        unknown: &[(&["a", "--role", "reader", "--to", "{CONFIG}"], 5, "CERT_EXISTS")],
+        garbage: &[
+            &[],
+            &["a"],
+            &["a b", "--role", "reader"],
+            &["a", "--role", "king"],
+            &["a", "--role", "reader", "--ends", "soon"],
+        ],
+    },
+    Row {
+        command: "cert show",
+        kind: Kind::Alone,
+        good: &["{CA}/ca.pem"],
+        unknown: &[
+            (&["/nowhere/at/all"], 1, "ACCESS_FILE"),
+            (&["{CONFIG}"], 1, "ACCESS_FILE"),
+            (&["{DIR}"], 1, "ACCESS_FILE"),
+        ],
+        garbage: &[&[], &["a", "b"]],
+    },
+    Row {
         command: "explain",
         kind: Kind::Alone,
         good: &["log-full"],
@@ -433,6 +489,8 @@ struct World {
     sessions: String,
     names: Vec<(&'static str, String)>,
     home: tempfile::TempDir,
+    /// How many arguments were filled in.
+    made: AtomicU32,
     /// They end with this value.
     _held: Option<(Served, Hand)>,
 }
@@ -449,13 +507,16 @@ impl World {
                 .chain([("{PROPOSAL}", "17".to_owned())])
                 .collect(),
             home: tempfile::tempdir().unwrap(),
+            made: AtomicU32::new(0),
             _held: None,
         }
     }
 
     fn filled(&self, arg: &str) -> String {
         let fill = |arg: String, (name, value): &(&str, String)| arg.replace(name, value);
-        self.names.iter().fold(arg.to_owned(), fill)
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let new = self.home.path().join(format!("new-{number}"));
+        self.names.iter().fold(arg.replace("{NEW}", new.to_str().unwrap()), fill)
     }
 }
 
@@ -496,6 +557,8 @@ fn world() -> World {
     let home = tempfile::tempdir().unwrap();
     let at = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
     let (log, dir, kept, config) = (at("log"), at("dir"), at("run"), at("unanimous.toml"));
+    let ca = at("ca");
+    assert_eq!(run(&["cert", "init", &ca]).code, Some(0));
     make_log(&served, Path::new(&log));
     std::fs::create_dir(&dir).unwrap();
     assert_eq!(run(&["config", "init", &config]).code, Some(0));
@@ -516,9 +579,11 @@ fn world() -> World {
         ("{DIR}", dir),
         ("{RUN}", kept),
         ("{CONFIG}", config),
+        ("{CA}", ca),
     ];
     let (admin, sessions) = (served.admin.clone(), served.sessions.clone());
-    World { admin, sessions, names: names.into(), home, _held: Some((served, hand)) }
+    let (names, made) = (names.into(), AtomicU32::new(0));
+    World { admin, sessions, names, home, made, _held: Some((served, hand)) }
 }
 
 /// The log of a coordinator that has stopped.

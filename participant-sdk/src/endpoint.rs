@@ -1,5 +1,6 @@
 //! Where the coordinator is, and how it is dialled.
 
+use crate::credentials::{Authorization, BadCredentials, Credentials};
 use std::time::Duration;
 use tonic::transport::Endpoint;
 
@@ -23,12 +24,36 @@ pub struct BadAddress {
     pub why: String,
 }
 
+/// Where to dial, and as whom.
+#[derive(Clone, Debug)]
+pub(crate) struct Dial {
+    endpoint: Endpoint,
+    credentials: Credentials,
+}
+
+impl Dial {
+    /// Credentials that cannot be used are told at once.
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        credentials: Credentials,
+    ) -> Result<Self, BadCredentials> {
+        credentials.apply(endpoint.clone())?;
+        Ok(Self { endpoint, credentials })
+    }
+
+    /// With the files as they are now.
+    pub(crate) fn prepare(&self) -> Result<(Endpoint, Authorization), BadCredentials> {
+        self.credentials.apply(self.endpoint.clone())
+    }
+}
+
 /// The name is resolved again with each dial.
 pub(crate) fn endpoint(address: &str) -> Result<Endpoint, BadAddress> {
     let bad = |why: &str| BadAddress { address: address.to_owned(), why: why.to_owned() };
     let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|e| bad(&e.to_string()))?;
-    if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().host().is_none() {
-        return Err(bad("it must look like http://host:port"));
+    let scheme = endpoint.uri().scheme_str();
+    if !matches!(scheme, Some("http" | "https")) || endpoint.uri().host().is_none() {
+        return Err(bad("it must look like http://host:port or https://host:port"));
     }
     Ok(endpoint
         .connect_timeout(DIAL_TIMEOUT)
@@ -46,7 +71,7 @@ mod tests {
 
     #[test]
     fn only_addresses_with_scheme_and_host_are_taken() {
-        for good in ["http://127.0.0.1:7450", "http://coordinator.internal:1", "http://[::1]:2"] {
+        for good in ["http://127.0.0.1:7450", "https://coordinator.internal:1", "http://[::1]:2"] {
             assert!(endpoint(good).is_ok(), "{good}");
         }
         for bad in ["", "127.0.0.1:7450", "ftp://a:1", "http://", "http://a b", "\0"] {

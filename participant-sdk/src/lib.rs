@@ -83,6 +83,7 @@ pub mod resource;
 pub mod transaction;
 
 mod crash;
+mod credentials;
 mod deadline;
 mod endpoint;
 mod finding;
@@ -99,6 +100,7 @@ pub use client::{
 };
 pub use context::{Carrier, Context};
 pub use crash::CRASH_POINTS;
+pub use credentials::{Authorization, BadCredentials, Credentials};
 pub use endpoint::BadAddress;
 pub use finding::{Finding, Severity};
 #[cfg(feature = "in-process")]

@@ -1,15 +1,16 @@
 //! One stream to the coordinator, dialled again whenever it ends. Messages are delivered or
 //! dropped, never kept.
 
-use crate::endpoint::DIAL_TIMEOUT;
+use crate::credentials::{Authorization, BadCredentials};
+use crate::endpoint::{DIAL_TIMEOUT, Dial};
 use futures_util::future::BoxFuture;
 use std::future::pending;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
+use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
 use unanimous_core::{Owner, backoff};
 
 /// Delays between two dials, in milliseconds. Many sessions are lost at the same moment, and must
@@ -29,7 +30,7 @@ pub(crate) trait Wire: 'static {
     /// Opens the stream.
     fn call(
         channel: Channel,
-        outbound: ReceiverStream<Self::Out>,
+        outbound: Request<ReceiverStream<Self::Out>>,
     ) -> BoxFuture<'static, Result<Streaming<Self::In>, Status>>;
 
     /// Reads the coordinator from its first message, or says why that is no welcome.
@@ -69,7 +70,7 @@ struct DialFailed {
 }
 
 pub(crate) struct Session<W: Wire> {
-    endpoint: Endpoint,
+    dial: Dial,
     queue_max: usize,
     /// Jitter's seed.
     seed: u64,
@@ -82,9 +83,9 @@ pub(crate) struct Session<W: Wire> {
 impl<W: Wire> Session<W> {
     /// A session that is due to be dialled at once. Messages beyond `queue_max` that the transport
     /// has not taken are dropped.
-    pub(crate) fn new(endpoint: Endpoint, queue_max: usize, seed: u64) -> Self {
+    pub(crate) fn new(dial: Dial, queue_max: usize, seed: u64) -> Self {
         let state = State::Waiting(Instant::now());
-        Self { endpoint, queue_max, seed, failures: 0, ghosts: 0, state }
+        Self { dial, queue_max, seed, failures: 0, ghosts: 0, state }
     }
 
     /// The coordinator's life that said welcome, while the session is open.
@@ -97,14 +98,18 @@ impl<W: Wire> Session<W> {
 
     /// Begins to dial; `hello` is the first message.
     pub(crate) fn dial(&mut self, hello: W::Out) {
-        let (endpoint, queue_max) = (self.endpoint.clone(), self.queue_max);
+        let (dial, queue_max) = (self.dial.clone(), self.queue_max);
         self.state = State::Dialling(Box::pin(async move {
             let deadline = Instant::now() + DIAL_TIMEOUT;
             let late = |ghost| move |_| DialFailed { why: "no answer in time".to_owned(), ghost };
+            let not_ready =
+                |error: BadCredentials| DialFailed { why: error.to_string(), ghost: false };
+            let (endpoint, authorization) = dial.prepare().map_err(not_ready)?;
             let channel = timeout_at(deadline, endpoint.connect()).await.map_err(late(false))?;
             let channel =
                 channel.map_err(|error| DialFailed { why: chain(&error), ghost: false })?;
-            timeout_at(deadline, greet::<W>(channel, queue_max, hello)).await.map_err(late(true))?
+            let greeted = greet::<W>(channel, &authorization, queue_max, hello);
+            timeout_at(deadline, greeted).await.map_err(late(true))?
         }));
     }
 
@@ -177,7 +182,7 @@ impl<W: Wire> Session<W> {
                 let why = match open.inbound.message().await {
                     Ok(Some(message)) => return SessionEvent::Message(message),
                     Ok(None) => "the coordinator ended the session".to_owned(),
-                    Err(status) => status.to_string(),
+                    Err(status) => status_words(&status),
                 };
                 self.hang_up();
                 SessionEvent::Lost(why)
@@ -193,14 +198,17 @@ fn redial_ms(seed: u64, failures: u32) -> u64 {
 
 async fn greet<W: Wire>(
     channel: Channel,
+    authorization: &Authorization,
     queue_max: usize,
     hello: W::Out,
 ) -> Result<Box<Open<W>>, DialFailed> {
     let refused = |why: &str| DialFailed { why: why.to_owned(), ghost: false };
-    let broken = |status: Status| DialFailed { why: status.to_string(), ghost: true };
+    let broken = |status: Status| DialFailed { why: status_words(&status), ghost: true };
     let (outbound, queue) = mpsc::channel(queue_max);
     outbound.try_send(hello).map_err(|_| refused("the session's queue has no room"))?;
-    let mut inbound = W::call(channel, ReceiverStream::new(queue)).await.map_err(broken)?;
+    let mut request = Request::new(ReceiverStream::new(queue));
+    authorization.put(&mut request);
+    let mut inbound = W::call(channel, request).await.map_err(broken)?;
     let first = inbound.message().await.map_err(broken)?;
     let first =
         first.ok_or_else(|| refused("the coordinator ended the session without a welcome"))?;
@@ -208,8 +216,16 @@ async fn greet<W: Wire>(
     Ok(Box::new(Open { outbound, inbound, coordinator, since: Instant::now() }))
 }
 
+/// What ended a stream: the connection's own words say more than the status made of them.
+fn status_words(status: &Status) -> String {
+    match std::error::Error::source(status) {
+        Some(cause) => format!("{}: {}", status.message(), chain(cause)),
+        None => status.to_string(),
+    }
+}
+
 /// tonic's transport error says only "transport error" by itself.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

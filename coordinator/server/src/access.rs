@@ -8,17 +8,17 @@ mod entries;
 mod file;
 
 pub(crate) use certificate::Certificate;
-pub use certificate::{NAME_URI, PARTICIPANT_URI, ROLE_URI};
-pub(crate) use entries::{Token, token_digest};
+pub use certificate::{NAME_URI, PARTICIPANT_URI, ROLE_URI, Shown};
+pub use entries::token_line;
 
 use crate::identity::{Caller, How, Roles};
 use crate::refusal::Refusal;
-use entries::{read_roles, read_tokens};
+use entries::{Token, read_roles, read_tokens, token_digest};
 use rustls::crypto::ring::default_provider;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{RootCertStore, ServerConfig};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -156,12 +156,20 @@ impl Rules {
     }
 }
 
+/// What the certificates in a file say.
+///
+/// # Errors
+/// The file cannot be read, or has no certificate (PEM).
+pub fn show_certificates(path: &Path) -> Result<Vec<Shown>, AccessError> {
+    Ok(file::certificates("certificate", path)?.iter().map(Shown::read).collect())
+}
+
 fn tls(files: &AccessFiles, tokens: bool) -> Result<ServerConfig, AccessError> {
     let provider = Arc::new(default_provider());
     let chain = file::certificates("tls.cert", &files.cert)?;
     check_time("tls.cert", files, &chain)?;
     let key = file::private_key("tls.key", &files.key)?;
-    let bad_ca = |path: &std::path::Path, why: String| {
+    let bad_ca = |path: &Path, why: String| {
         file::unusable("tls.client_ca", path, why, "openssl x509 -noout -text -in")
     };
     let verifier = match &files.client_ca {

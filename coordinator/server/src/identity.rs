@@ -120,6 +120,16 @@ impl Roles {
         self.held.iter().any(|role| role.is_also(wanted))
     }
 
+    /// As [`Roles::add_word`] takes them.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let named = self.held.iter().filter(|role| **role != Role::Participant);
+        let mut words: Vec<String> = named.map(ToString::to_string).collect();
+        if let Names::Only(names) = &self.names {
+            words.extend(names.iter().map(|name| format!("participant:{name}")));
+        }
+        words
+    }
+
     pub(crate) fn may_be_named(&self, name: &ParticipantName) -> bool {
         match &self.names {
             Names::Any => true,

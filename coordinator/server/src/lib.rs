@@ -45,7 +45,8 @@ mod upkeep;
 mod view;
 mod words;
 
-pub use access::{Access, AccessError, AccessFiles, NAME_URI, PARTICIPANT_URI, ROLE_URI};
+pub use access::{Access, AccessError, AccessFiles, Shown, show_certificates, token_line};
+pub use access::{NAME_URI, PARTICIPANT_URI, ROLE_URI};
 pub use audit_hash::audit_hash;
 pub use config::{Config, ConfigError};
 pub use crash::CRASH_POINTS;

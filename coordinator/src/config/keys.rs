@@ -16,6 +16,16 @@ pub(crate) struct Settings {
     pub(crate) admin_listen: SocketAddr,
     /// Addresses that other machines reach are allowed.
     pub(crate) insecure: bool,
+    /// The certificate with which the coordinator proves itself.
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its private key.
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Who signs callers' certificates.
+    pub(crate) tls_client_ca: Option<PathBuf>,
+    /// What callers' certificates allow, if they do not say so themselves.
+    pub(crate) tls_roles_file: Option<PathBuf>,
+    /// Tokens that are taken instead of certificates.
+    pub(crate) tls_tokens_file: Option<PathBuf>,
     /// Where the log is. `serve` needs one.
     pub(crate) data_dir: Option<PathBuf>,
     /// Where a second copy of the log is, if there is one.
@@ -43,6 +53,11 @@ impl Default for Settings {
             listen: local(7450),
             admin_listen: local(7451),
             insecure: false,
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
+            tls_roles_file: None,
+            tls_tokens_file: None,
             data_dir: None,
             second_dir: None,
             free_bytes_min: 64 << 20,
@@ -174,12 +189,32 @@ pub(crate) static KEYS: &[Key] = keys! {
     listen.admin (--"admin-listen") = address admin_listen:
         "Where operators connect.";
     listen.insecure (--"insecure") = switch insecure:
-        "Whether addresses that other machines reach are allowed, although nobody is \
-         authenticated: whoever connects is trusted. If false, such an address is refused.";
+        "Whether addresses that other machines reach are allowed without TLS: whoever connects \
+         may do everything. If false, such an address is refused.";
 
     listen.reflection = switch server.reflection:
         "Whether both ports tell their services and messages (gRPC reflection), for tools such as \
          grpcurl that call them without the .proto files.";
+
+    tls.cert = path tls_cert (as "/etc/unanimous/server.pem"):
+        "The coordinator's certificate, and those between it and its authority (PEM). With it both \
+         ports speak TLS only, and only callers that are known are let in. unanimous cert makes \
+         one. All files of this section are read again after SIGHUP; a bad one changes nothing.";
+    tls.key = path tls_key (as "/etc/unanimous/server.key"):
+        "The private key of tls.cert (PEM, not encrypted). A file that everybody can read is \
+         refused.";
+    tls.client_ca = path tls_client_ca (as "/etc/unanimous/ca.pem"):
+        "The authorities whose certificates callers may show (PEM). What a caller may do is in its \
+         certificate, unless tls.roles_file is given. Without it tokens are all that is taken.";
+    tls.roles_file = path tls_roles_file (as "/etc/unanimous/roles"):
+        "What certificates allow, for authorities that do not write roles into them. Lines of a \
+         name and its roles: a URI or DNS name in the certificate, or sha256: and its digest; \
+         then client, participant:NAME, reader, operator, admin. What a certificate says itself \
+         counts no longer.";
+    tls.tokens_file = path tls_tokens_file (as "/etc/unanimous/tokens"):
+        "Tokens that are taken instead of a certificate: lines of a name, roles with commas \
+         between, the SHA-256 of the token, and the time at which it ends, if it does. unanimous \
+         cert token makes one. A file that everybody can read is refused.";
 
     log.data_dir (--"data-dir") = path data_dir (as "/var/lib/unanimous"):
         "Where the log is. serve needs it from the file, the environment or the command line. A \

@@ -4,6 +4,7 @@ use super::field::Given;
 use super::file;
 use super::keys::{KEYS, Key, Settings};
 use super::problem::{BadValue, Problem, Source};
+use crate::cli::CredentialArgs;
 use crate::nearest::is_slip_of;
 use serde_json::Value;
 use std::ffi::OsString;
@@ -12,6 +13,11 @@ use std::path::{Path, PathBuf};
 /// Variables with our prefix that are not for keys.
 const OTHER_VARIABLES: [&str; 3] =
     ["UNANIMOUS_CONFIG", "UNANIMOUS_ADDRESS", "UNANIMOUS_ADMIN_ADDRESS"];
+
+fn other_variables() -> impl Iterator<Item = &'static str> {
+    OTHER_VARIABLES.into_iter().chain(CredentialArgs::VARIABLES)
+}
+
 const PREFIX: &str = "UNANIMOUS_";
 
 /// Everything that was said, the weaker first.
@@ -100,7 +106,7 @@ impl Resolver {
     fn take_environment(&mut self, environment: Vec<(OsString, OsString)>) {
         for (name, word) in environment {
             let name = name.to_string_lossy().into_owned();
-            if !name.starts_with(PREFIX) || OTHER_VARIABLES.contains(&name.as_str()) {
+            if !name.starts_with(PREFIX) || other_variables().any(|other| other == name) {
                 continue;
             }
             match KEYS.iter().position(|key| key.variable() == name) {
@@ -115,7 +121,7 @@ impl Resolver {
 
     fn take_unknown(&mut self, name: String) {
         let known = KEYS.iter().map(|key| (key.variable(), key.systematic_variable()));
-        let others = OTHER_VARIABLES.map(|known| (known.to_owned(), known.to_owned()));
+        let others = other_variables().map(|known| (known.to_owned(), known.to_owned()));
         let meant = known.chain(others).find(|(known, systematic)| {
             name == *systematic || is_slip_of(&name, known) || is_slip_of(&name, systematic)
         });

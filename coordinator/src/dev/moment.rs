@@ -10,6 +10,7 @@ use crate::connect;
 use crate::errors::Failure;
 use std::time::{Duration, Instant};
 use unanimous_proto::v1;
+use unanimous_sdk::Credentials;
 
 /// With a transfer a second the moment comes soon, unless nothing can be transferred.
 const COMES_WITHIN: Duration = Duration::from_secs(6);
@@ -58,7 +59,9 @@ async fn voted(address: &str) -> bool {
 
 /// Asks until a decided transaction waits for the bank.
 async fn decided(ports: &Ports, name: &str) -> bool {
-    let Ok(mut admin) = connect::admin(&ports.admin_address()).await else { return false };
+    let Ok(mut admin) = connect::admin_at(&ports.admin_address(), &Credentials::new()).await else {
+        return false;
+    };
     let filter = format!("state=COMMITTING and waiting_on={name:?}");
     loop {
         let filter = filter.clone();

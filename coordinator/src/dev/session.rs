@@ -22,6 +22,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 use unanimous_proto::v1;
+use unanimous_sdk::Credentials;
 
 /// Processes that are not ready by then never will be.
 const READY_MAX: Duration = Duration::from_secs(60);
@@ -295,7 +296,8 @@ impl Session {
     }
 
     async fn status(&self) -> Option<v1::GetStatusResponse> {
-        let mut admin = connect::admin(&self.ports.admin_address()).await.ok()?;
+        let mut admin =
+            connect::admin_at(&self.ports.admin_address(), &Credentials::new()).await.ok()?;
         Some(admin.get_status(v1::GetStatusRequest {}).await.ok()?.into_inner())
     }
 

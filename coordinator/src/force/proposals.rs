@@ -28,7 +28,7 @@ pub(super) fn propose(
         evidence: args.evidence.clone().unwrap_or_default(),
     };
     let proposed = runtime()?.block_on(async {
-        let mut admin = connect::admin(address).await?;
+        let mut admin = connect::admin(global).await?;
         let proposed = admin.propose_act(request).await;
         proposed.map_err(|status| ladder::not_done(&status, plan, danger, address))
     })?;
@@ -92,7 +92,7 @@ fn act_words(act: &v1::Act) -> String {
 fn waiting(global: &Global) -> Result<v1::ListProposalsResponse, Failure> {
     let address = &global.admin_address;
     let listed = runtime()?.block_on(async {
-        let mut admin = connect::admin(address).await?;
+        let mut admin = connect::admin(global).await?;
         let listed = admin.list_proposals(v1::ListProposalsRequest {}).await;
         listed.map_err(|status| Failure::from_status(&status, address, "listing proposals"))
     })?;
@@ -136,7 +136,7 @@ pub(super) fn approve(args: &ApproveArgs, global: &Global, output: Output) -> Re
     let address = &global.admin_address;
     let request = v1::ApproveActRequest { proposal: args.plan, reason: args.reason.clone() };
     let done = runtime()?.block_on(async {
-        let mut admin = connect::admin(address).await?;
+        let mut admin = connect::admin(global).await?;
         let done = admin.approve_act(request).await;
         done.map_err(|status| ladder::not_done(&status, &planned, &given.danger, address))
     })?;

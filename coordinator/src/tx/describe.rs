@@ -80,7 +80,7 @@ async fn possible(
     global: &Global,
     transaction: &v1::Transaction,
 ) -> Result<Vec<Possible>, Failure> {
-    let mut admin = connect::admin(&global.admin_address).await?;
+    let mut admin = connect::admin(global).await?;
     let mut possible = Vec::new();
     for act in acts(transaction) {
         let planned = admin.plan_act(v1::PlanActRequest { act: Some(act.clone()) }).await;

@@ -58,7 +58,7 @@ async fn ask(global: &Global, id: &IdArg) -> Result<Known, Failure> {
     let result = match transaction {
         Some(_) => None,
         None => {
-            let mut transactions = connect::transactions(&global.address).await?;
+            let mut transactions = connect::transactions(global).await?;
             let request = v1::GetOutcomeRequest { gtrid: gtrid.clone(), expected_branches: None };
             let answer = super::ask_outcome(&mut transactions, global, request).await?;
             Some(answer.result.unwrap_or_default())

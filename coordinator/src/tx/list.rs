@@ -17,7 +17,7 @@ pub(super) const PAGE_MAX: u32 = 1_000;
 /// Asks page by page, and shows.
 pub(super) async fn run(global: &Global, output: Output, args: &ListArgs) -> Result<(), Failure> {
     let address = &global.admin_address;
-    let mut admin = connect::admin(address).await?;
+    let mut admin = connect::admin(global).await?;
     let mut listed = v1::ListTransactionsResponse::default();
     let mut token = args.page_token.clone();
     let mut wanted = args.limit;

@@ -15,10 +15,7 @@ use crate::output::{Document, Output, canonical_json, escape, grouped, short_dur
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
-use tonic::transport::Channel;
 use unanimous_proto::v1;
-use v1::admin_service_client::AdminServiceClient;
-use v1::transaction_service_client::TransactionServiceClient;
 use v1::{Outcome, TransactionState};
 
 /// How long the live list shows what has ended.
@@ -29,7 +26,7 @@ const ENDED_MAX: usize = 10;
 /// Until it ends, somebody stops it, or the time is over.
 pub(super) async fn run(global: &Global, output: Output, args: &WatchArgs) -> Result<(), Failure> {
     let mut watch = Watch {
-        admin: connect::admin(&global.admin_address).await?,
+        admin: connect::admin(global).await?,
         transactions: None,
         global,
         output,
@@ -91,9 +88,9 @@ enum Gone {
 }
 
 struct Watch<'a> {
-    admin: AdminServiceClient<Channel>,
+    admin: connect::Admin,
     /// Connected when the first outcome is asked for.
-    transactions: Option<TransactionServiceClient<Channel>>,
+    transactions: Option<connect::Transactions>,
     global: &'a Global,
     output: Output,
     args: &'a WatchArgs,
@@ -308,7 +305,7 @@ impl Watch<'_> {
         let address = &self.global.address;
         let transactions = match &mut self.transactions {
             Some(transactions) => transactions,
-            none => none.insert(connect::transactions(address).await?),
+            none => none.insert(connect::transactions(self.global).await?),
         };
         let expected_branches = u32::try_from(branches).ok().filter(|branches| *branches >= 2);
         let request = v1::GetOutcomeRequest { gtrid: gtrid.to_owned(), expected_branches };

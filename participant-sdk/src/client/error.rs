@@ -1,5 +1,6 @@
 //! Why a client could not do what it was asked for.
 
+use crate::credentials::BadCredentials;
 use crate::endpoint::BadAddress;
 use crate::transaction::Escaped;
 use std::collections::HashMap;
@@ -16,6 +17,9 @@ pub enum ConnectError {
     /// The coordinator's address cannot be used.
     #[error(transparent)]
     Address(#[from] BadAddress),
+    /// The credentials cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] BadCredentials),
     /// The client's name is too long or has control characters.
     #[error("the client's name must be at most {NAME_BYTES_MAX} bytes without control characters")]
     Name,

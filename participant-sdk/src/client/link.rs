@@ -1,5 +1,6 @@
 //! The task behind a client: matches answers to calls by number.
 
+use crate::endpoint::Dial;
 use crate::session::{Session, SessionEvent, Wire};
 use crate::{PROTOCOL_VERSION, SDK, wire};
 use futures_util::future::BoxFuture;
@@ -8,8 +9,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
+use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
 use unanimous_core::Owner;
 use unanimous_proto::v1;
 use v1::client_service_client::ClientServiceClient;
@@ -44,7 +45,7 @@ impl Wire for ClientWire {
 
     fn call(
         channel: Channel,
-        outbound: ReceiverStream<Self::Out>,
+        outbound: Request<ReceiverStream<Self::Out>>,
     ) -> BoxFuture<'static, Result<Streaming<Self::In>, Status>> {
         Box::pin(async move {
             Ok(ClientServiceClient::new(channel).transact(outbound).await?.into_inner())
@@ -77,7 +78,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(
-        endpoint: Endpoint,
+        dial: Dial,
         name: String,
         calls_max: usize,
         inbox: mpsc::Receiver<Ask>,
@@ -86,7 +87,7 @@ impl Link {
             name,
             instance: rand::random(),
             // Room for every open call, the hello, and rollbacks of begins that nobody waits for.
-            session: Session::new(endpoint, calls_max.saturating_mul(2) + 1, rand::random()),
+            session: Session::new(dial, calls_max.saturating_mul(2) + 1, rand::random()),
             open: HashMap::new(),
             calls_max,
             last_call: 0,

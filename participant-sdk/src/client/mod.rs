@@ -8,7 +8,8 @@ pub use error::{BeginError, ConnectError, ResolveError};
 pub(crate) use link::{Ask, Unanswered};
 
 use crate::context::Context;
-use crate::endpoint::endpoint;
+use crate::credentials::Credentials;
+use crate::endpoint::{Dial, endpoint};
 use crate::transaction::{Handle, Rollback, RollbackReason, RunError, Transaction};
 use error::NAME_BYTES_MAX;
 use link::Link;
@@ -54,6 +55,7 @@ pub enum Resolution {
 pub struct ClientBuilder {
     address: String,
     name: String,
+    credentials: Credentials,
     begin_within: Duration,
     resolve_within: Duration,
     calls_max: usize,
@@ -72,6 +74,12 @@ impl ClientBuilder {
         self
     }
 
+    /// What proves who this is, for an address that begins with `https://`. None by itself.
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = credentials;
+        self
+    }
+
     /// At most this many calls without an answer; beyond it calls wait. 4,096 by itself.
     pub fn calls_max(mut self, max: usize) -> Self {
         self.calls_max = max.max(1);
@@ -82,7 +90,7 @@ impl ClientBuilder {
     /// over when the runtime that this is called in is shut down, also for other runtimes.
     ///
     /// # Errors
-    /// The address or the name cannot be used.
+    /// The address, the name or the credentials cannot be used.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -90,9 +98,9 @@ impl ClientBuilder {
         if self.name.len() > NAME_BYTES_MAX || self.name.chars().any(char::is_control) {
             return Err(ConnectError::Name);
         }
-        let endpoint = endpoint(&self.address)?;
+        let dial = Dial::new(endpoint(&self.address)?, self.credentials)?;
         let (asks, inbox) = mpsc::channel(self.calls_max);
-        tokio::spawn(Link::new(endpoint, self.name, self.calls_max, inbox).run());
+        tokio::spawn(Link::new(dial, self.name, self.calls_max, inbox).run());
         let (begin_within, resolve_within) = (self.begin_within, self.resolve_within);
         Ok(Client { asks, begin_within, resolve_within })
     }
@@ -108,11 +116,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the coordinator at `http://host:port`; `name` is for people, at most 64 bytes.
+    /// A client of the coordinator at `http://host:port` or `https://host:port`; `name` is for people, at most 64 bytes.
     pub fn builder(address: impl Into<String>, name: impl Into<String>) -> ClientBuilder {
         ClientBuilder {
             address: address.into(),
             name: name.into(),
+            credentials: Credentials::new(),
             begin_within: Duration::from_secs(30),
             resolve_within: Duration::from_secs(30),
             calls_max: 4_096,

@@ -1,7 +1,8 @@
 //! Setting a participant up.
 
 use super::{Attached, Line, Participant, ParticipantState, Standing, probe};
-use crate::endpoint::{BadAddress, endpoint};
+use crate::credentials::{BadCredentials, Credentials};
+use crate::endpoint::{BadAddress, Dial, endpoint};
 use crate::resource::{AnyResource, Resource, Unfit};
 use crate::runner::{Command, Registered, Runner, Setup};
 use std::sync::Arc;
@@ -30,6 +31,9 @@ pub enum StartError {
     /// The coordinator's address cannot be used, or none was given.
     #[error(transparent)]
     Address(#[from] BadAddress),
+    /// The credentials cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] BadCredentials),
     /// No resource was given.
     #[error("a participant needs at least one resource")]
     NoResource,
@@ -82,6 +86,7 @@ pub enum StartError {
 pub struct ParticipantBuilder {
     name: String,
     address: String,
+    credentials: Credentials,
     resources: Vec<(String, Arc<dyn AnyResource>)>,
     times: Times,
     line: Line,
@@ -98,6 +103,7 @@ impl ParticipantBuilder {
         Self {
             name,
             address: String::new(),
+            credentials: Credentials::new(),
             resources: Vec::new(),
             times: Times::default(),
             line,
@@ -108,9 +114,16 @@ impl ParticipantBuilder {
         }
     }
 
-    /// Where the coordinator is: `http://host:port`. The name is resolved again with each dial.
+    /// Where the coordinator is: `http://host:port` or `https://host:port`. The name is resolved again with each dial.
     pub fn coordinator(mut self, address: impl Into<String>) -> Self {
         self.address = address.into();
+        self
+    }
+
+    /// What proves who this is, for an address that begins with `https://`. None by itself. A
+    /// coordinator that asks for it takes a participant only under its certificate's name.
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = credentials;
         self
     }
 
@@ -178,7 +191,7 @@ impl ParticipantBuilder {
     /// Outside of a tokio runtime.
     pub async fn start(self) -> Result<Participant, StartError> {
         let name = ParticipantName::new(&self.name)?;
-        let endpoint = endpoint(&self.address)?;
+        let dial = Dial::new(endpoint(&self.address)?, self.credentials)?;
         let mut resources: Vec<Registered> = Vec::new();
         for (id, resource) in self.resources {
             let kind = resource.kind();
@@ -210,7 +223,7 @@ impl ParticipantBuilder {
             branches_max: self.branches_max,
             session_queue_max: self.session_queue_max,
             scan_every: self.scan_every,
-            endpoint,
+            dial,
             left,
             standing,
         };

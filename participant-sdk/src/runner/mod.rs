@@ -17,6 +17,7 @@ mod work;
 pub(crate) use joins::{Joining, Left};
 
 use crate::crash::crash_point;
+use crate::endpoint::Dial;
 use crate::mark::passes;
 use crate::participant::{JoinError, ParticipantState, Standing, branch_span};
 use crate::resource::{AnyResource, Prepared};
@@ -34,8 +35,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Status, Streaming};
+use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
 use tracing::Instrument;
 use unanimous_core::coordinator::EndedMark;
 use unanimous_core::message::{Answer, Done, Verdict, Vote};
@@ -79,7 +80,7 @@ pub(crate) struct Setup {
     pub(crate) branches_max: usize,
     pub(crate) session_queue_max: usize,
     pub(crate) scan_every: Duration,
-    pub(crate) endpoint: Endpoint,
+    pub(crate) dial: Dial,
     pub(crate) left: mpsc::UnboundedSender<Left>,
     pub(crate) standing: watch::Sender<Standing>,
 }
@@ -92,7 +93,7 @@ impl Wire for ParticipantWire {
 
     fn call(
         channel: Channel,
-        outbound: ReceiverStream<Self::Out>,
+        outbound: Request<ReceiverStream<Self::Out>>,
     ) -> BoxFuture<'static, Result<Streaming<Self::In>, Status>> {
         Box::pin(async move {
             let mut client = ParticipantServiceClient::new(channel);
@@ -167,7 +168,7 @@ impl Runner {
             resources: setup.resources,
             core: core::Participant::new(setup.times, seed),
             joins: Joins::new(setup.branches_max, setup.left),
-            session: Session::new(setup.endpoint, setup.session_queue_max, seed),
+            session: Session::new(setup.dial, setup.session_queue_max, seed),
             calls: FuturesUnordered::new(),
             inquiries: Inquiries::default(),
             scans,

@@ -71,6 +71,30 @@ impl Certificate {
     }
 }
 
+/// What a certificate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// What its owner is called.
+    pub name: String,
+    /// All its names: URIs and DNS names, and last its digest.
+    pub names: Vec<String>,
+    /// What it says that its owner may, in words.
+    pub roles: Vec<String>,
+    /// From when on it is valid, if it says so in a known way.
+    pub begins: Option<SystemTime>,
+    /// Until when it is valid, if it says so in a known way.
+    pub ends: Option<SystemTime>,
+}
+
+impl Shown {
+    pub(super) fn read(der: &CertificateDer<'_>) -> Self {
+        let (certificate, valid) = (Certificate::read(der), validity(der));
+        let (begins, ends) = (valid.map(|valid| valid.0), valid.map(|valid| valid.1));
+        let (name, roles) = (certificate.name(), certificate.roles().words());
+        Self { name, names: certificate.names, roles, begins, ends }
+    }
+}
+
 /// From when to when a certificate is valid. Only that is read: it is a file of our own, and who
 /// has to trust it verifies it.
 pub(super) fn validity(der: &CertificateDer<'_>) -> Option<(SystemTime, SystemTime)> {

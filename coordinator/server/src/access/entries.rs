@@ -2,8 +2,9 @@
 
 use super::AccessError;
 use super::file;
-use crate::identity::Roles;
+use crate::identity::{Role, Roles};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use std::fmt::Write;
 use std::path::Path;
 use std::time::SystemTime;
 use subtle::ConstantTimeEq;
@@ -46,25 +47,28 @@ pub(super) fn read_tokens(path: &Path) -> Result<Vec<Token>, AccessError> {
     let mut tokens: Vec<Token> = Vec::new();
     for (number, words) in lines(&text) {
         let bad = |why: &str| at_line(KEY, path, number, why);
-        let (name, roles, digits, ends) = match words[..] {
-            [name, roles, digits] => (name, roles, digits, None),
-            [name, roles, digits, ends] => (name, roles, digits, Some(ends)),
-            _ => return Err(bad("it must be: NAME ROLES SHA256, and a time at which it ends")),
-        };
-        let name = checked_name(name).ok_or_else(|| bad("the name is too long"))?;
-        let roles = roles_of(&mut roles.split(',')).map_err(|why| bad(&why))?;
-        let digest = digest_of(digits)
-            .ok_or_else(|| bad("the third word must be 64 hexadecimal digits, a SHA-256"))?;
-        let ends = ends.map(time_of).map(|ends| {
-            ends.ok_or_else(|| bad("the fourth word must be a time as 2027-01-31T00:00:00Z"))
-        });
-        let token = Token { name, roles, digest, ends: ends.transpose()? };
+        let token = read_token(&words).map_err(|why| bad(&why))?;
         if tokens.iter().any(|other| other.digest == token.digest) {
             return Err(bad("the token is there twice"));
         }
         tokens.push(token);
     }
     Ok(tokens)
+}
+
+fn read_token(words: &[&str]) -> Result<Token, String> {
+    let (name, roles, digits, ends) = match words[..] {
+        [name, roles, digits] => (name, roles, digits, None),
+        [name, roles, digits, ends] => (name, roles, digits, Some(ends)),
+        _ => return Err("it must be: NAME ROLES SHA256, and the time at which it ends".to_owned()),
+    };
+    let name = checked_name(name).ok_or("the name is too long")?;
+    let roles = roles_of(&mut roles.split(','))?;
+    let digest =
+        digest_of(digits).ok_or("the third word must be 64 hexadecimal digits, a SHA-256")?;
+    let bad_time = "the fourth word must be a time as 2027-01-31 or 2027-01-31T12:00:00Z";
+    let ends = ends.map(|word| time_of(word).ok_or(bad_time)).transpose()?;
+    Ok(Token { name, roles, digest, ends })
 }
 
 /// `NAME ROLE ..`
@@ -86,6 +90,30 @@ pub(super) fn read_roles(path: &Path) -> Result<Vec<(String, Roles)>, AccessErro
         entries.push((name, roles));
     }
     Ok(entries)
+}
+
+/// The line that lets a token in. Only the token's SHA-256 is in it.
+///
+/// # Errors
+/// What is wrong with the name or the time: the line would be refused.
+pub fn token_line(
+    name: &str,
+    roles: &[Role],
+    token: &str,
+    ends: Option<&str>,
+) -> Result<String, String> {
+    let roles: Vec<&str> = roles.iter().map(|role| role.word()).collect();
+    let mut line = format!("{name} {} ", roles.join(","));
+    for byte in token_digest(token.as_bytes()) {
+        // Writing to a string does not fail.
+        let _ = write!(line, "{byte:02x}");
+    }
+    if let Some(ends) = ends {
+        line = format!("{line} {ends}");
+    }
+    let (_, words) = lines(&line).next().ok_or("the name begins a comment")?;
+    read_token(&words)?;
+    Ok(line)
 }
 
 fn at_line(key: &'static str, path: &Path, number: usize, why: &str) -> AccessError {
