@@ -221,8 +221,16 @@ fn parse_hex(what: &'static str, text: &str) -> Result<[u8; 24], IdError> {
     Ok(bytes)
 }
 
+/// At most 24 bytes, in one piece: every branch's name is written many times.
 fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    let mut text = [0; 2 * 24];
+    let text = &mut text[..2 * bytes.len()];
+    for (to, digit) in text.iter_mut().zip(digits) {
+        *to = DIGITS[usize::from(digit)];
+    }
+    f.write_str(str::from_utf8(text).map_err(|_| fmt::Error)?)
 }
 
 impl fmt::Display for Gtrid {
