@@ -126,8 +126,9 @@ impl Postgres {
         Ok(Self::builder(url.parse()?))
     }
 
-    /// The connections for work, also for reads outside of transactions. A connection must come
-    /// back without an open block.
+    /// The connections for work, also for reads outside of transactions: there a statement changes
+    /// nothing (`default_transaction_read_only`), and a block only if it says `BEGIN READ WRITE`. A
+    /// connection must come back without an open block.
     #[must_use]
     pub fn pool(&self) -> &Pool<Sessions> {
         &self.work

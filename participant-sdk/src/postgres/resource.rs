@@ -6,7 +6,7 @@ use super::check;
 use super::errors::{Meaning, Operation, exhausts, meaning, spoils};
 use super::evidence::{Proof, Xact, timeline_of};
 use super::server::{ANSWER_MAX, unreadable};
-use super::session::{Backend, Failed, Said};
+use super::session::{Backend, Failed, Said, is_on};
 use super::statements;
 use super::table::{Held, Pinned, Stage};
 use crate::finding::Finding;
@@ -205,6 +205,9 @@ impl Postgres {
         match pinned.say(&statements::prepare(&gid, backend), ANSWER_MAX).await {
             Ok(said) => {
                 let xact = self.xact(&said)?;
+                if said.row().is_some_and(|row| is_on(row, 3)) {
+                    pinned.guarded();
+                }
                 let replicated = !said.unreplicated;
                 let (pinned, since) = (Some(pinned), Instant::now());
                 let held = Held { pinned, since, xact, replicated };

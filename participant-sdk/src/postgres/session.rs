@@ -1,14 +1,14 @@
 //! One connection to the server: who it is there, and what the server says beside the answers.
 
-use super::statements;
+use super::statements::{self, Access};
 use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
 use deadpool_postgres::ClientWrapper;
 use futures_util::future::BoxFuture;
 use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
 use tokio_postgres::error::{DbError, Severity, SqlState};
@@ -19,6 +19,8 @@ use tokio_postgres::{
 
 /// A connection that is not ready after this time never will be.
 const DIAL_MAX: Duration = Duration::from_secs(10);
+/// A connection on which a branch has ended so lately is taken to be alive.
+const FRESH_MAX: Duration = Duration::from_secs(1);
 /// The function of the server that warns when a wait for synchronous standbys is broken off: its
 /// words are translated, its name is not.
 const SYNC_WAIT: &str = "SyncRepWaitForLSN";
@@ -170,14 +172,24 @@ impl Sessions {
         let said = client.simple_query(&statements::introduction()).await?;
         let fields = first_row(&said).and_then(|row| {
             let (pid, started_us) = (row.get(0)?.parse().ok()?, row.get(1)?.parse().ok()?);
-            Some((row.get(2)?.parse().ok()?, Backend { pid, started_us }))
+            let access = if is_on(row, 3) { Access::Reads } else { Access::Writes };
+            Some((row.get(2)?.parse().ok()?, Backend { pid, started_us }, access))
         });
-        let (found, backend) = fields.ok_or(SessionError::Unreadable)?;
+        let (found, backend, access) = fields.ok_or(SessionError::Unreadable)?;
         let before = *self.cluster.get_or_init(|| found);
         if before != found {
             return Err(SessionError::OtherCluster { before, found });
         }
-        Ok(Session { client, backend, notes, abort, retired: AtomicBool::new(false) })
+        Ok(Session {
+            client,
+            backend,
+            access,
+            notes,
+            abort,
+            retired: AtomicBool::new(false),
+            branch_ended: Mutex::default(),
+            fresh_since: None,
+        })
     }
 }
 
@@ -193,6 +205,9 @@ impl Manager for Sessions {
         if session.retired.load(Ordering::SeqCst) || session.client.is_closed() {
             return Err(RecycleError::message("the connection is closed"));
         }
+        // Whoever takes it for reads takes this with it.
+        let ended = session.branch_ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        session.fresh_since = ended.take();
         Ok(())
     }
 }
@@ -202,10 +217,15 @@ impl Manager for Sessions {
 pub struct Session {
     client: ClientWrapper,
     backend: Backend,
+    access: Access,
     notes: Arc<Notes>,
     abort: AbortHandle,
     /// Whatever it may still hold at the server: nobody gets it again.
     retired: AtomicBool,
+    /// When a branch has come to its end here, as the last that was done on it.
+    branch_ended: Mutex<Option<Instant>>,
+    /// The same, of who had it before.
+    fresh_since: Option<Instant>,
 }
 
 impl Deref for Session {
@@ -243,6 +263,11 @@ impl Said {
             _ => None,
         })
     }
+}
+
+/// Whether a switch is on, in this column.
+pub(super) fn is_on(row: &SimpleQueryRow, column: usize) -> bool {
+    row.get(column) == Some("on")
 }
 
 fn first_row(messages: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
@@ -293,6 +318,29 @@ impl From<SessionError> for Failed {
 impl Session {
     pub(super) fn backend(&self) -> Backend {
         self.backend
+    }
+
+    /// What blocks may do here by themselves.
+    pub(super) fn access(&self) -> Access {
+        self.access
+    }
+
+    /// A branch that was guarded has come to its end here just now.
+    pub(super) fn branch_ended(&self) {
+        let mut ended = self.branch_ended.lock().unwrap_or_else(PoisonError::into_inner);
+        *ended = Some(Instant::now());
+    }
+
+    /// Whether the last that was done here was the end of a branch, and lately: it is alive, no
+    /// block is open, and outside of blocks it only reads.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.fresh_since.is_some_and(|since| since.elapsed() < FRESH_MAX)
+    }
+
+    /// Sends one message, and leaves its answer to what is sent after it. `false`: the connection
+    /// has ended.
+    pub(super) async fn send(&self, sql: &str) -> bool {
+        self.client.simple_query_raw(sql).await.is_ok()
     }
 
     /// Closes the connection, without a word to the server.

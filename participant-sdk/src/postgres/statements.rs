@@ -20,8 +20,21 @@ pub(super) fn branch_of(gid: &str) -> Option<BranchId> {
 }
 
 /// Begins the branch's block and marks it. `SET TRANSACTION` may still follow: nothing is read.
-pub(super) fn begin(gid: &str) -> String {
-    format!("BEGIN; SET LOCAL unanimous.branch = '{gid}'")
+/// Outside of blocks a connection only reads ([`introduction`]), so the block says that it writes,
+/// unless it may not.
+pub(super) fn begin(gid: &str, access: Access) -> String {
+    let access = match access {
+        Access::Writes => " READ WRITE",
+        Access::Reads => "",
+    };
+    format!("BEGIN{access}; SET LOCAL unanimous.branch = '{gid}'")
+}
+
+/// What blocks may do by the settings of the server, the database and the role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Writes,
+    Reads,
 }
 
 /// A warning that is not sent would be taken for a success.
@@ -41,8 +54,16 @@ const PATIENCE: &str = "pg_catalog.set_config('tcp_keepalives_idle', '15', false
      pg_catalog.set_config('tcp_keepalives_count', '3', false), \
      pg_catalog.set_config('tcp_user_timeout', '30000', false)";
 
+/// A statement outside of a block changes nothing: work may be on its way when the server refuses
+/// the block that it belongs to.
+const READS: &str = "pg_catalog.set_config('default_transaction_read_only', 'on', false)";
+
+/// The setting that [`READS`] makes.
+const READ_ONLY: &str = "pg_catalog.current_setting('default_transaction_read_only')";
+
 /// The first message of a connection: who the server is, who we are there, and the guard of
-/// [`prepare`], planned once. Its row: process, when it was started, system identifier.
+/// [`prepare`], planned once. Its row: process, when it was started, system identifier, whether
+/// blocks only read by themselves.
 pub(super) fn introduction() -> String {
     format!(
         "PREPARE unanimous_guard(text, int) AS SELECT \
@@ -50,9 +71,9 @@ pub(super) fn introduction() -> String {
          AND pg_catalog.pg_backend_pid() = $2 \
          AND pg_catalog.current_setting('unanimous.role', true) = current_user)::int, \
          pg_catalog.pg_current_xact_id_if_assigned()::text, \
-         pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), {WARN}; \
+         pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), {READ_ONLY}, {WARN}; \
          SELECT a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint, \
-         c.system_identifier, {WARN}, \
+         c.system_identifier, {READ_ONLY}, {READS}, {WARN}, \
          pg_catalog.set_config('unanimous.role', current_user, false), {PATIENCE} \
          FROM pg_catalog.pg_stat_activity a, pg_catalog.pg_control_system() c \
          WHERE a.pid = pg_catalog.pg_backend_pid()"
@@ -65,7 +86,8 @@ pub(super) fn introduction() -> String {
 /// TRANSACTION in a failed block "succeeds", and rolls back.
 ///
 /// Its row: the guard, the transaction's id if it has changed anything, the current WAL file's
-/// name. Whether the standbys were waited for is told from here on.
+/// name, whether the connection still only reads outside of blocks. Whether the standbys were
+/// waited for is told from here on.
 pub(super) fn prepare(gid: &str, backend: Backend) -> String {
     let pid = backend.pid;
     format!("EXECUTE unanimous_guard('{gid}', {pid}); PREPARE TRANSACTION '{gid}'")
@@ -183,7 +205,9 @@ mod tests {
     #[test]
     fn a_block_is_marked_before_it_reads_anything_and_guarded_in_the_message_that_ends_it() {
         let backend = Backend { pid: 42, started_us: 1 };
-        assert_eq!(begin("g"), "BEGIN; SET LOCAL unanimous.branch = 'g'");
+        let expected = "BEGIN READ WRITE; SET LOCAL unanimous.branch = 'g'";
+        assert_eq!(begin("g", Access::Writes), expected);
+        assert_eq!(begin("g", Access::Reads), "BEGIN; SET LOCAL unanimous.branch = 'g'");
         let expected = "EXECUTE unanimous_guard('g', 42); PREPARE TRANSACTION 'g'";
         assert_eq!(prepare("g", backend), expected);
     }

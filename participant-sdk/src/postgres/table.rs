@@ -19,16 +19,26 @@ pub(super) struct Pinned {
     object: Object<Sessions>,
     /// Handles of the work that could still send something.
     users: AtomicUsize,
+    /// The guard has passed, and found that outside of blocks the connection only reads.
+    guarded: AtomicBool,
     clean: AtomicBool,
 }
 
 impl Pinned {
     pub(super) fn new(object: Object<Sessions>) -> Self {
-        Self { object, users: AtomicUsize::new(0), clean: AtomicBool::new(false) }
+        let (users, [guarded, clean]) = Default::default();
+        Self { object, users, guarded, clean }
+    }
+
+    pub(super) fn guarded(&self) {
+        self.guarded.store(true, Ordering::SeqCst);
     }
 
     /// Nothing of the branch is left on it: it may go back to the pool.
     pub(super) fn release(&self) {
+        if self.guarded.load(Ordering::SeqCst) {
+            self.object.branch_ended();
+        }
         self.clean.store(true, Ordering::SeqCst);
     }
 

@@ -192,13 +192,19 @@ impl Postgres {
     }
 
     async fn begin(&self, branch: &BranchId) -> Result<Arc<Pinned>, PostgresJoinError> {
-        let begin = statements::begin(&statements::gid(branch));
+        let gid = statements::gid(branch);
         let mut why = String::new();
         // Connections may have died in the pool, all of them at once if the server was restarted.
         for _ in 0..=self.work.status().max_size {
             let object = self.connection().await?;
             // Closed unless everything is well, and when this is broken off.
             let pinned = Pinned::new(object);
+            let begin = statements::begin(&gid, pinned.access());
+            // The work follows at once, and the guard of its end sees that the block was begun: a
+            // message there and back is saved. What the work does without a block changes nothing.
+            if pinned.is_fresh() && pinned.send(&begin).await {
+                return Ok(Arc::new(pinned));
+            }
             match pinned.say(&begin, self.join_wait).await {
                 Ok(said) if said.nested => {
                     "somebody has left a block open on a connection".clone_into(&mut why);

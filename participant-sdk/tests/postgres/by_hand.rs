@@ -161,7 +161,7 @@ async fn work_that_commits_by_hand_keeps_what_it_has_done_and_votes_no() {
     let branch = branch();
     let session = bank.join(&branch).await;
     debit(&session, 1).await.unwrap();
-    session.batch_execute("COMMIT; BEGIN").await.unwrap();
+    session.batch_execute("COMMIT; BEGIN READ WRITE").await.unwrap();
     debit(&session, 1).await.unwrap();
     drop(session);
     assert!(bank.refusal(&branch).await.contains("has ended the block"));

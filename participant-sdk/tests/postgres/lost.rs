@@ -1,6 +1,8 @@
 //! The connection is cut before, in and after each statement, and by the server's own means.
 
-use crate::bank::{Bank, branch, committed, debit, gid, resource, rolled_back, shared, soon, told};
+use crate::bank::{
+    Bank, LONG, branch, committed, debit, gid, resource, rolled_back, shared, soon, told,
+};
 use crate::proxy::{Proxy, When};
 use unanimous_databases::daemon::freeze;
 use unanimous_sdk::postgres::Postgres;
@@ -21,7 +23,7 @@ async fn transfer(word: &str, when: When, commits: bool) -> (Vote, Done) {
     let branch = branch();
     postgres.joined(&branch);
     proxy.cut(word, when);
-    let worked = match postgres.session(&branch, crate::bank::LONG).await {
+    let worked = match postgres.session(&branch, LONG).await {
         Ok(session) => debit(&session, 1).await.is_ok(),
         Err(_) => false,
     };
@@ -56,13 +58,40 @@ async fn d_24_a_connection_lost_before_prepare_votes_no() {
     }
 }
 
+/// The block is begun in one breath with the work, and the server may refuse it, for example
+/// because a cancel request for earlier work comes late.
+#[tokio::test]
+async fn work_whose_block_is_refused_changes_nothing() {
+    let bank = Bank::open();
+    let (proxy, postgres) = behind_a_proxy(&bank).await;
+    for cents in [99, 98] {
+        let (first, refused) = (branch(), branch());
+        postgres.joined(&first);
+        debit(&postgres.session(&first, LONG).await.unwrap(), 1).await.unwrap();
+        let vote = postgres.prepare(&first).await.unwrap();
+        let Vote::Commit { evidence: Some(evidence) } = vote else { unreachable!("{vote:?}") };
+        assert_eq!(committed(&postgres, &first, &evidence).await, Done::Done);
+        proxy.cut("BEGIN", When::Garbled);
+        postgres.joined(&refused);
+        let session = postgres.session(&refused, LONG).await.unwrap();
+        let error = debit(&session, 1).await.unwrap_err();
+        assert_eq!(error.code().unwrap().code(), "25006", "{error}");
+        assert!(proxy.has_cut());
+        drop(session);
+        let vote = told(|| postgres.prepare(&refused)).await;
+        assert!(matches!(vote, Vote::Rollback { .. }), "{vote:?}");
+        assert_eq!(bank.cents(1), cents);
+    }
+    bank.assert_clean();
+}
+
 #[tokio::test]
 async fn d_03_a_lost_answer_to_prepare_is_looked_into_and_the_truth_is_voted() {
     for when in EVERY {
         let (vote, done) = transfer("; PREPARE TRANSACTION", when, true).await;
         match when {
             When::Before => assert!(matches!(vote, Vote::Rollback { .. }), "{vote:?}"),
-            When::During => {}
+            When::During | When::Garbled => {}
             When::After => assert!(matches!(vote, Vote::Commit { .. }), "{vote:?}"),
         }
         assert_eq!(done, Done::Done);
@@ -95,7 +124,7 @@ async fn the_answers_of_a_commit_in_one_phase_are_lost_and_the_truth_is_told() {
             let (proxy, postgres) = behind_a_proxy(&bank).await;
             let branch = branch();
             postgres.joined(&branch);
-            let session = postgres.session(&branch, crate::bank::LONG).await.unwrap();
+            let session = postgres.session(&branch, LONG).await.unwrap();
             debit(&session, 1).await.unwrap();
             drop(session);
             proxy.cut(word, when);
@@ -124,7 +153,7 @@ async fn the_answers_about_a_reader_are_lost_and_it_still_votes_read_only_or_no(
             let (proxy, postgres) = behind_a_proxy(&bank).await;
             let branch = branch();
             postgres.joined(&branch);
-            let session = postgres.session(&branch, crate::bank::LONG).await.unwrap();
+            let session = postgres.session(&branch, LONG).await.unwrap();
             crate::bank::value(&session, "SELECT sum(cents) FROM account").await;
             drop(session);
             proxy.cut(word, when);
@@ -196,7 +225,7 @@ async fn d_03_a_prepare_that_may_still_arrive_is_not_voted_on() {
     let (proxy, postgres) = behind_a_proxy(&bank).await;
     let branch = branch();
     postgres.joined(&branch);
-    let session = postgres.session(&branch, crate::bank::LONG).await.unwrap();
+    let session = postgres.session(&branch, LONG).await.unwrap();
     debit(&session, 1).await.unwrap();
     let pid = crate::bank::value(&session, "SELECT pg_backend_pid()").await.parse().unwrap();
     drop(session);

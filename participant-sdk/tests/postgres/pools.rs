@@ -79,15 +79,50 @@ async fn a_commit_does_not_wait_behind_work_that_waits_for_it() {
 #[tokio::test]
 async fn a_connection_with_an_open_block_is_not_used_and_not_kept() {
     let bank = Bank::open_on(shared(), |builder| builder.work_pool_max(1));
-    let read = bank.postgres.pool().get().await.unwrap();
-    read.batch_execute("BEGIN; UPDATE account SET cents = 0").await.unwrap();
-    drop(read);
-    let (branch, session) = bank.debit(1).await;
-    drop(session);
-    let evidence = bank.vote_commit(&branch).await;
-    assert_eq!(committed(&bank.postgres, &branch, &evidence).await, Done::Done);
-    assert_eq!((bank.cents(1), bank.cents(2)), (99, 100), "the block is not part of the branch");
+    for cents in [99, 98] {
+        let read = bank.postgres.pool().get().await.unwrap();
+        read.batch_execute("BEGIN READ WRITE; UPDATE account SET cents = 0").await.unwrap();
+        drop(read);
+        let (branch, session) = bank.debit(1).await;
+        drop(session);
+        let evidence = bank.vote_commit(&branch).await;
+        assert_eq!(committed(&bank.postgres, &branch, &evidence).await, Done::Done);
+        let all = (bank.cents(1), bank.cents(2));
+        assert_eq!(all, (cents, 100), "the block is not part of the branch");
+    }
     bank.assert_clean();
+}
+
+/// Work may be on its way when its block is refused.
+#[tokio::test]
+async fn outside_of_branches_a_connection_only_reads() {
+    let bank = Bank::open_on(shared(), |builder| builder.work_pool_max(1));
+    let read = bank.postgres.pool().get().await.unwrap();
+    assert_eq!(debit(&read, 1).await.unwrap_err().code().unwrap().code(), "25006");
+    assert_eq!(crate::bank::value(&read, "SELECT cents FROM account LIMIT 1").await, "100");
+    drop(read);
+    // A role that only reads goes on doing so in a branch.
+    bank.sql(&format!("ALTER ROLE {} SET default_transaction_read_only = on", bank.database));
+    let (another, branch) = (bank.another(), branch());
+    another.joined(&branch);
+    let session = another.session(&branch, LONG).await.unwrap();
+    assert_eq!(debit(&session, 1).await.unwrap_err().code().unwrap().code(), "25006");
+    drop(session);
+    assert_eq!(rolled_back(&another, &branch).await, Done::Done);
+}
+
+/// The next block is begun without waiting only where a connection surely only reads outside.
+#[tokio::test]
+async fn work_that_lets_its_connection_write_outside_of_blocks_is_not_hurried() {
+    let bank = Bank::open_on(shared(), |builder| builder.work_pool_max(1));
+    let (first, session) = bank.debit(1).await;
+    session.batch_execute("SET default_transaction_read_only = off").await.unwrap();
+    drop(session);
+    let evidence = bank.vote_commit(&first).await;
+    assert_eq!(committed(&bank.postgres, &first, &evidence).await, Done::Done);
+    let second = bank.join(&branch()).await;
+    assert_eq!(bank.open_blocks(), 1, "its block was seen begun");
+    drop(second);
 }
 
 #[tokio::test]
@@ -120,7 +155,7 @@ async fn warnings_are_heard_whatever_was_set() {
     let bank = Bank::open_on(shared(), |builder| builder.work_pool_max(1));
     bank.sql(&format!("ALTER ROLE {} SET client_min_messages = error", bank.database));
     let read = bank.postgres.pool().get().await.unwrap();
-    read.batch_execute("BEGIN; UPDATE account SET cents = 0").await.unwrap();
+    read.batch_execute("BEGIN READ WRITE; UPDATE account SET cents = 0").await.unwrap();
     drop(read);
     let (branch, session) = bank.debit(1).await;
     session.batch_execute("SET client_min_messages = error").await.unwrap();

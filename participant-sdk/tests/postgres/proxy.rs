@@ -1,4 +1,4 @@
-//! A wire between the resource and the server that can be cut at a word.
+//! A wire between the resource and the server that can be cut, or disturbed, at a word.
 
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -6,7 +6,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-/// When the connection is cut that says the word.
+/// When the connection is cut that says the word, if it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     /// The server never hears it.
@@ -15,6 +15,8 @@ pub enum When {
     During,
     /// The server has answered, and the answer is lost.
     After,
+    /// The server hears another word, that it does not know. Nothing is cut.
+    Garbled,
 }
 
 #[derive(Clone)]
@@ -70,14 +72,18 @@ async fn hear(
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(len @ 1..) = from.read(&mut buffer).await {
         let said = String::from_utf8_lossy(&buffer[..len]).into_owned();
-        let when = {
+        let (word, when) = {
             let mut plan = plan.lock().unwrap();
             let hit = plan.take_if(|(word, _)| said.contains(word.as_str()));
-            hit.map(|(_, when)| when)
+            hit.map_or((String::new(), None), |(word, when)| (word, Some(when)))
         };
         match when {
             Some(When::Before) => return,
             Some(When::After) => swallows.notify_one(),
+            Some(When::Garbled) => {
+                let at = buffer[..len].windows(word.len()).position(|part| part == word.as_bytes());
+                buffer[at.unwrap()..][..word.len()].fill(b'x');
+            }
             Some(When::During) | None => {}
         }
         if to.write_all(&buffer[..len]).await.is_err() || when == Some(When::During) {
