@@ -80,6 +80,11 @@ pub struct Stats {
     pub retained_frames: u64,
     /// Their bytes.
     pub retained_bytes: u64,
+    /// How long a frame usually takes to become durable, in microseconds: a mean in which the last
+    /// 16 frames count for most. 0 before the first.
+    pub durable_us_usual: u64,
+    /// The longest time that one has taken since the open, in microseconds.
+    pub durable_us_max: u64,
     /// Frames that are not needed any more are still to be dropped.
     pub dropping: bool,
     /// What the file system has left for us, as last looked at: before every frame, and every
@@ -124,6 +129,8 @@ struct Gauges {
     oldest_queued_at_ms: AtomicU64,
     retained_frames: AtomicU64,
     retained_bytes: AtomicU64,
+    durable_us_usual: AtomicU64,
+    durable_us_max: AtomicU64,
     dropping: AtomicBool,
     free_bytes: AtomicU64,
     reserve_bytes: AtomicU64,
@@ -144,12 +151,25 @@ impl Gauges {
             oldest_queued_at_ms: AtomicU64::new(0),
             retained_frames: AtomicU64::new(retained.frames()),
             retained_bytes: AtomicU64::new(retained.bytes()),
+            durable_us_usual: AtomicU64::new(0),
+            durable_us_max: AtomicU64::new(0),
             dropping: AtomicBool::new(false),
             free_bytes: AtomicU64::new(space.free_bytes),
             reserve_bytes: AtomicU64::new(space.reserve_bytes),
             space_low: AtomicBool::new(space.low),
             waiting_for_space: AtomicBool::new(space.full),
         }
+    }
+
+    /// A frame has become durable. One thread writes frames.
+    fn count_durable(&self, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+        let usual = match self.durable_us_usual.load(Ordering::Relaxed) {
+            0 => us,
+            usual => (usual * 15 + us).div_ceil(16),
+        };
+        self.durable_us_usual.store(usual, Ordering::Relaxed);
+        self.durable_us_max.fetch_max(us, Ordering::Relaxed);
     }
 
     fn now_ms(&self) -> u64 {
@@ -333,6 +353,8 @@ impl Writer {
             oldest_queued_ms: if queued_records == 0 { 0 } else { waiting_ms() },
             retained_frames: read(&self.gauges.retained_frames),
             retained_bytes: read(&self.gauges.retained_bytes),
+            durable_us_usual: read(&self.gauges.durable_us_usual),
+            durable_us_max: read(&self.gauges.durable_us_max),
             dropping: self.gauges.dropping.load(Ordering::Relaxed),
             free_bytes: read(&self.gauges.free_bytes),
             reserve_bytes: read(&self.gauges.reserve_bytes),

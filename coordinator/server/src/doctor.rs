@@ -29,6 +29,11 @@ const ANSWERS_PATIENCE: Duration = Duration::from_secs(6);
 /// Before what looked wrong is looked at again.
 const PAUSE: Duration = Duration::from_secs(2);
 
+/// A log that usually takes longer, in microseconds, is what commits wait for.
+const DURABLE_US_MAX: u64 = 20_000;
+/// A clock that is set by more than this was wrong before, or is now.
+const CLOCK_JUMP_MS_MAX: u64 = 60_000;
+
 /// Where a branch should be prepared.
 type Expected = BTreeMap<BranchId, (String, String)>;
 
@@ -61,8 +66,11 @@ pub(crate) async fn diagnose(admin: &Admin) -> Result<v1::DiagnoseResponse, Stat
         second.strangers.retain(|branch, _| first.strangers.contains_key(branch));
         second
     };
-    let mut diagnoses = of_the_coordinator(&admin.status().await?);
-    diagnoses.extend(of_the_participants(&last, &admin.participants().await?));
+    let (status, participants) = (admin.status().await?, admin.participants().await?);
+    let mut diagnoses = of_the_coordinator(&status);
+    diagnoses.extend(of_the_machine(&status));
+    diagnoses.extend(of_the_versions(&status.version, &participants));
+    diagnoses.extend(of_the_participants(&last, &participants));
     diagnoses.extend(of_the_branches(&last));
     diagnoses.sort_by_key(|one| {
         let severity = one.finding.as_ref().map_or(0, |finding| finding.severity);
@@ -286,6 +294,68 @@ fn of_the_coordinator(status: &v1::GetStatusResponse) -> Vec<v1::Diagnosis> {
     diagnoses
 }
 
+/// Its disk and its clock.
+fn of_the_machine(status: &v1::GetStatusResponse) -> Vec<v1::Diagnosis> {
+    let mut diagnoses = Vec::new();
+    let mut warn = |code, what: String, why: &str, next: &str| {
+        diagnoses.push(finding(Severity::Warning, code, what, why, next.to_owned()));
+    };
+    let usual_ms = status.log_durable_us_usual / 1_000;
+    if status.log_durable_us_usual >= DURABLE_US_MAX {
+        warn(
+            "SYNC_SLOW",
+            format!("the log usually takes {usual_ms} ms to be durable"),
+            "every commit waits for that; the disk is slow, or shared with something that writes",
+            "measure it: unanimous status; move the log to a disk of its own",
+        );
+    }
+    let jump_s = status.clock_jump_ms / 1_000;
+    if status.clock_jump_ms.unsigned_abs() >= CLOCK_JUMP_MS_MAX {
+        warn(
+            "CLOCK_JUMPED",
+            format!("the clock was set by {jump_s} s since the start"),
+            "times in the audit and in the log's lines cannot be compared across that",
+            "look at the machine's time service: chronyc tracking, or timedatectl",
+        );
+    }
+    let epoch = status.coordinator.as_ref().map_or(0, |owner| u64::from(owner.epoch));
+    let ahead_s = epoch.saturating_sub(status.unix_ms / 1_000);
+    if ahead_s * 1_000 >= CLOCK_JUMP_MS_MAX {
+        warn(
+            "CLOCK_BEHIND",
+            format!("the clock is {ahead_s} s behind a time that the log has seen"),
+            "it was ahead at an earlier start, or was set back; identifiers stay unique all the \
+             same",
+            "look at the machine's time service: chronyc tracking, or timedatectl",
+        );
+    }
+    diagnoses
+}
+
+/// Processes whose library is of another version than the coordinator.
+fn of_the_versions(version: &str, all: &[v1::Participant]) -> Vec<v1::Diagnosis> {
+    let connected = all.iter().flat_map(|participant| {
+        participant.instances.iter().filter(|one| one.connected).map(move |one| (participant, one))
+    });
+    let others = connected.filter(|(_, one)| {
+        let theirs = one.sdk.strip_prefix("unanimous-sdk ").and_then(|rest| rest.split(' ').next());
+        theirs.is_some_and(|theirs| theirs != version)
+    });
+    let mut seen = BTreeSet::new();
+    let mut diagnoses = Vec::new();
+    for (participant, instance) in others {
+        if !seen.insert((&participant.name, &instance.sdk)) {
+            continue;
+        }
+        let what = format!("{} is linked with {}", participant.name, instance.sdk);
+        let why = format!("the coordinator is {version}: they understand each other, but not all");
+        let next = "build it with the coordinator's version of the library".to_owned();
+        let one = finding(Severity::Notice, "SDK_VERSION", what, &why, next);
+        diagnoses.push(v1::Diagnosis { participant: participant.name.clone(), ..one });
+    }
+    diagnoses
+}
+
 fn finding(severity: Severity, code: &str, what: String, why: &str, next: String) -> v1::Diagnosis {
     let (code, why) = (code.to_owned(), why.to_owned());
     let finding = v1::Finding { code, severity: severity.into(), what, why, next };
@@ -297,5 +367,60 @@ fn of(by: &Examinee, diagnosis: v1::Diagnosis) -> v1::Diagnosis {
         participant: by.participant.as_str().to_owned(),
         resource_id: by.resource.as_str().to_owned(),
         ..diagnosis
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn codes(diagnoses: Vec<v1::Diagnosis>) -> Vec<String> {
+        diagnoses.into_iter().filter_map(|one| Some(one.finding?.code)).collect()
+    }
+
+    #[test]
+    fn a_slow_disk_and_a_wrong_clock_are_told() {
+        let owner = v1::Owner { epoch: 1_000, ..v1::Owner::default() };
+        let good = v1::GetStatusResponse {
+            coordinator: Some(owner),
+            unix_ms: 1_000_000,
+            log_durable_us_usual: DURABLE_US_MAX - 1,
+            clock_jump_ms: CLOCK_JUMP_MS_MAX.cast_signed() - 1,
+            ..v1::GetStatusResponse::default()
+        };
+        assert_eq!(codes(of_the_machine(&good)), <[String; 0]>::default());
+        let set_back = v1::GetStatusResponse { clock_jump_ms: -60_000, ..good.clone() };
+        assert_eq!(codes(of_the_machine(&set_back)), ["CLOCK_JUMPED"]);
+        let bad = v1::GetStatusResponse {
+            log_durable_us_usual: DURABLE_US_MAX,
+            clock_jump_ms: 60_000,
+            unix_ms: 940_000,
+            ..good
+        };
+        let all = ["SYNC_SLOW", "CLOCK_JUMPED", "CLOCK_BEHIND"];
+        assert_eq!(codes(of_the_machine(&bad)), all);
+    }
+
+    #[test]
+    fn another_version_of_the_library_is_told_once_for_each_participant() {
+        let instance = |sdk: &str, connected| v1::ParticipantInstance {
+            sdk: sdk.to_owned(),
+            connected,
+            ..v1::ParticipantInstance::default()
+        };
+        let participant = v1::Participant {
+            name: "bank".to_owned(),
+            instances: vec![
+                instance("unanimous-sdk 1.0.0 (rust)", true),
+                instance("unanimous-sdk 0.9.0", true),
+                instance("unanimous-sdk 0.9.0", true),
+                instance("unanimous-sdk 0.8.0", false),
+                instance("python 3", true),
+            ],
+            ..v1::Participant::default()
+        };
+        let told = of_the_versions("1.0.0", &[participant]);
+        assert_eq!(codes(told.clone()), ["SDK_VERSION"]);
+        assert!(told[0].finding.as_ref().is_some_and(|found| found.what.contains("0.9.0")));
     }
 }

@@ -84,6 +84,8 @@ pub(crate) struct Driver {
     pub(crate) gate: Gate,
     pub(crate) writer: Writer,
     clock: Instant,
+    /// What the wall clock said when `clock` began.
+    began_unix_ms: u64,
     clients: HashMap<SessionId, Client>,
     callers: HashMap<CallerId, Caller>,
     last_caller: u64,
@@ -131,6 +133,7 @@ impl Driver {
             gate,
             writer,
             clock,
+            began_unix_ms: view::unix_ms().saturating_sub(elapsed_ms(clock)),
             clients: HashMap::new(),
             callers: HashMap::new(),
             last_caller: 0,
@@ -188,7 +191,13 @@ impl Driver {
     }
 
     pub(crate) fn now(&self) -> Millis {
-        Millis(u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX))
+        Millis(elapsed_ms(self.clock))
+    }
+
+    /// How far the wall clock has run away from the one that only goes forward.
+    pub(crate) fn clock_jump_ms(&self, unix_ms: u64) -> i64 {
+        let expected = self.began_unix_ms.saturating_add(self.now().0);
+        unix_ms.checked_signed_diff(expected).unwrap_or(i64::MAX)
     }
 
     fn wake_at(&self) -> Millis {
@@ -671,6 +680,10 @@ impl Driver {
             client.outbound.offer(closing(words));
         }
     }
+}
+
+fn elapsed_ms(clock: Instant) -> u64 {
+    u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// It may have ended, or never begun.

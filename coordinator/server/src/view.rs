@@ -12,6 +12,7 @@ use crate::registry::{Connected, Gone};
 use crate::{convert, words};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 use unanimous_core::coordinator::{Branch, BranchState, Limits, State, Transaction};
 use unanimous_core::message::{Ending, Verdict};
@@ -200,9 +201,19 @@ fn status(driver: &Driver, now: Millis) -> v1::GetStatusResponse {
         forced_total: counters.forced,
         audit_entries: u64::try_from(coordinator.audit_len()).unwrap_or(u64::MAX),
         proposals: count(driver.acts.proposals_len()),
+        log_durable_us_usual: log.durable_us_usual,
+        log_durable_us_max: log.durable_us_max,
+        unix_ms: unix_ms(),
+        clock_jump_ms: driver.clock_jump_ms(unix_ms()),
         refused_calls_total: driver.gate.refusals().refused(),
         ..v1::GetStatusResponse::default()
     }
+}
+
+/// By the wall clock.
+pub(crate) fn unix_ms() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn scan(driver: &Driver, now: Millis, what: &Scan) -> Scanned {

@@ -197,7 +197,9 @@ impl<F: FnMut(Flushed)> LogThread<F> {
             records,
         };
         let bytes = frame.encode();
+        let begun_at = Instant::now();
         self.ended.legs.append(FrameNumber(frame.number), &bytes).map_err(failed)?;
+        self.gauges.count_durable(begun_at.elapsed());
         chain.next_number += 1;
         chain.last_crc = frame_crc(&bytes);
         chain.next_lsn += count;

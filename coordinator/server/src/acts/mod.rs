@@ -14,7 +14,6 @@ use crate::view;
 use convert::{Wanted, Which};
 use entry::Draft;
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 use unanimous_core::{
     Act, ActRefusal, AuditEntry, AuditKind, AuditResult, BranchId, BranchResult, CallerId, Event,
@@ -226,9 +225,7 @@ impl Driver {
 
     /// The next entry of the chain.
     fn entry(&self, result: AuditResult, draft: &Draft) -> AuditEntry {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let at_ms = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
-        draft.entry(at_ms, result, self.coordinator.audit_head())
+        draft.entry(view::unix_ms(), result, self.coordinator.audit_head())
     }
 
     /// The core has answered an order.
