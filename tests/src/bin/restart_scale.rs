@@ -1,9 +1,10 @@
 //! `restart_scale`: a start on a log of a million records with 100,000 unfinished transactions, and
-//! the two participants that all of them wait for coming back (catalogue S-19 and O-05).
+//! the two participants that all of them wait for coming back (catalogue S-19 and O-05). While they
+//! are away an operator looks at the list.
 
 use clap::Parser;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use unanimous_recovery::{Flushed, LogKind, OpenOptions};
 use unanimous_sdk::{BranchId, Client, Prepared};
 use unanimous_tests::real::memory::{Agreeable, Counts, Loop, Member};
 use unanimous_tests::real::report::{mib, ms};
-use unanimous_tests::real::{Coordinator, LOOK, Report};
+use unanimous_tests::real::{Coordinator, LOOK, Report, binary};
 
 const AWAY: [&str; 2] = ["one", "two"];
 const OTHERS: [&str; 2] = ["three", "four"];
@@ -26,6 +27,8 @@ const SERVING_MS_MAX: u64 = 2_000;
 const RSS_BYTES_MAX: u64 = 512 << 20;
 /// O-05: after a restart with all participants up.
 const RESOLVED_MS_MAX: u64 = 10_000;
+/// What an operator's list may take, the process included.
+const LIST_MS_MAX: u64 = 1_000;
 const HANG: Duration = Duration::from_secs(120);
 /// The others' work: light, so that its latency is what is seen.
 const CLIENTS: usize = 16;
@@ -66,6 +69,7 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     let memory = coordinator.memory()?;
     report.say(format!("serving after {serving_ms} ms, {}", mib(memory.rss_bytes_peak)));
 
+    list(&coordinator, report)?;
     let counts = Arc::new(Counts::default());
     let others = Member::start_all(&coordinator.url(), &OTHERS).await?;
     let load = Loop { clients: CLIENTS, transactions: u64::MAX, pause: THINK };
@@ -114,6 +118,30 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     report.field("others_p99_ms_meanwhile", during.quantile_ms(0.99));
     report.field("others_meanwhile", during.len());
     coordinator.stop()
+}
+
+/// Times the lists of an operator, with everything in doubt.
+fn list(coordinator: &Coordinator, report: &mut Report) -> anyhow::Result<()> {
+    let lists: [(&str, &[&str]); 4] = [
+        ("list_ms", &[]),
+        ("list_filtered_ms", &["--filter", "age>1h or participant=\"two\" and name~\"lie\""]),
+        ("list_longest_locked_ms", &["--order", "locked"]),
+        ("list_divergent_ms", &["--divergent"]),
+    ];
+    for (name, arguments) in lists {
+        let begun_at = Instant::now();
+        let listed = Command::new(binary()?)
+            .args(["tx", "list", "--admin-address", &coordinator.admin_url()])
+            .args(arguments)
+            .output()?;
+        let took_ms = ms(begun_at.elapsed());
+        let said = String::from_utf8_lossy(&listed.stderr).into_owned();
+        anyhow::ensure!(listed.status.success(), "tx list {arguments:?}: {said}");
+        report.say(format!("tx list {} after {took_ms} ms", arguments.join(" ")));
+        report.must(took_ms <= LIST_MS_MAX, || format!("tx list {arguments:?}: {took_ms} ms"));
+        report.field(name, took_ms);
+    }
+    Ok(())
 }
 
 /// Makes the log of an earlier life. Returns its unfinished transactions.
