@@ -106,8 +106,10 @@ codes! {
     TxDecided = "TX_DECIDED" (Refused),
     VotesMissing = "VOTES_MISSING" (Refused),
     WaitForLog = "WAIT_FOR_LOG" (Refused),
+    TxUndecided = "TX_UNDECIDED" (Refused),
     OnePhaseUndecided = "ONE_PHASE_UNDECIDED" (Refused),
     NotHeuristic = "NOT_HEURISTIC" (Refused),
+    AlreadyResolved = "ALREADY_RESOLVED" (Refused),
     BranchesPending = "BRANCHES_PENDING" (Refused),
     BranchUnknown = "BRANCH_UNKNOWN" (Refused),
     BranchAmbiguous = "BRANCH_AMBIGUOUS" (Refused),
@@ -162,7 +164,7 @@ macro_rules! words {
 /// rolled back, what became of it, and what `doctor` finds.
 const WORDS: &[(&str, &str)] = words! {
     "NO_TRANSACTION" "BAD_TRANSACTION" "INACTIVE" "UNKNOWN_TRANSACTION" "NOT_OURS"
-    "TOO_MANY_BRANCHES" "BAD_RESOURCE" "UNDONE" "OVERLOADED" "REPLACED" "STOPPED" "REQUESTED"
+    "TOO_MANY_BRANCHES" "BAD_RESOURCE" "UNDONE" "OVERLOADED" "REPLACED" "STOPPED" "REQUESTED" "FORCED"
     "TIMED_OUT" "VOTED" "BRANCH_COUNT" "PRESUMED" "LEASE_LOST" "OTHER" "PENDING" "COMMITTED"
     "COMMITTED_BEFORE" "ROLLED_BACK" "HEURISTIC_COMMIT" "HEURISTIC_ROLLBACK" "HEURISTIC_MIXED"
     "HEURISTIC_HAZARD" "UNKNOWN" "COORDINATOR_UNREACHABLE" "BAD_ANSWER" "ACCOUNT_BUSY"

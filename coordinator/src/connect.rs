@@ -3,6 +3,8 @@
 use crate::cli::{CredentialArgs, Global};
 use crate::codes::Code;
 use crate::errors::{Failure, lost};
+use crate::output::quoted;
+use std::path::PathBuf;
 use std::time::Duration;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
@@ -64,6 +66,23 @@ fn credentials(args: &CredentialArgs) -> Result<Credentials, Failure> {
         credentials = credentials.server_name(name);
     }
     Ok(credentials)
+}
+
+/// The options with which a command line asks the same coordinator as the same person.
+pub(crate) fn options(global: &Global) -> String {
+    let CredentialArgs { ca, cert, key, token_file, server_name } = &global.credentials;
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    let elsewhere = global.admin_address != Global::ADMIN_ADDRESS;
+    let given = [
+        ("--admin-address", elsewhere.then(|| global.admin_address.clone())),
+        ("--ca", path(ca)),
+        ("--cert", path(cert)),
+        ("--key", path(key)),
+        ("--token-file", path(token_file)),
+        ("--server-name", server_name.clone()),
+    ];
+    let given = given.into_iter().filter_map(|(option, value)| Some((option, value?)));
+    given.map(|(option, value)| format!(" {option} {}", quoted(&value))).collect()
 }
 
 /// An address as given, without the connection.

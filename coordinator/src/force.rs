@@ -87,16 +87,14 @@ impl<'a> Asked<'a> {
         add("--as", self.end.map(EndArg::word));
         add("--reason", Some(&self.args.reason));
         add("--evidence", self.args.evidence.as_deref());
-        let elsewhere = global.admin_address != Global::ADMIN_ADDRESS;
-        add("--admin-address", elsewhere.then_some(global.admin_address.as_str()));
-        line
+        line + &connect::options(global)
     }
 }
 
 fn act(asked: &Asked<'_>, global: &Global, output: Output) -> Result<(), Failure> {
     let Some(gtrid) = asked.args.id.full() else { return Err(too_short(asked, global)) };
     let gtrid = gtrid.to_string();
-    let plan = planned(asked.wire(&gtrid), global)?;
+    let plan = planned(asked, &gtrid, global)?;
     talk(plan::text(&plan).trim_end());
     let args = asked.args;
     let confirm = args.confirm.as_deref();
@@ -139,12 +137,20 @@ fn too_short(asked: &Asked<'_>, global: &Global) -> Failure {
     }
 }
 
-fn planned(act: v1::Act, global: &Global) -> Result<v1::Plan, Failure> {
+fn planned(asked: &Asked<'_>, gtrid: &str, global: &Global) -> Result<v1::Plan, Failure> {
     let address = &global.admin_address;
+    let act = Some(asked.wire(gtrid));
     let planned = runtime()?.block_on(async {
         let mut admin = connect::admin(global).await?;
-        let planned = admin.plan_act(v1::PlanActRequest { act: Some(act) }).await;
-        planned.map_err(|status| Failure::from_status(&status, address, "planning it"))
+        let planned = admin.plan_act(v1::PlanActRequest { act }).await;
+        planned.map_err(|status| match Failure::from_status(&status, address, "planning it") {
+            failure if [Code::BranchUnknown, Code::BranchAmbiguous].contains(&failure.code()) => {
+                let what = format!("refused: --branch {}", asked.branch.unwrap_or_default());
+                let next = format!("unanimous tx describe {gtrid} -o json");
+                Failure::new(failure.code(), what, status.message(), next)
+            }
+            failure => failure,
+        })
     })?;
     let none = || Failure::new(Code::Failed, "no plan", "an empty answer", "unanimous version");
     planned.into_inner().plan.ok_or_else(none)
@@ -217,11 +223,11 @@ mod tests {
         let full = format!("{}21f70c55", "01".repeat(20));
         let line = format!(
             "unanimous force assert {full} --branch bank-b --as rolled-back --reason 'it'\\''s \
-             gone' --evidence 'no row 7' --admin-address http://h:1"
+             gone' --evidence 'no row 7' --admin-address http://h:1 --token-file 'my token'"
         );
         let words = ["unanimous", "force", "assert", &full, "--branch", "bank-b", "--as"];
         let more = ["rolled-back", "--reason", "it's gone", "--evidence", "no row 7"];
-        let rest = ["--admin-address", "http://h:1", "--confirm", "x"];
+        let rest = ["--admin-address", "http://h:1", "--confirm", "x", "--token-file", "my token"];
         let cli = Cli::parse_from(words.into_iter().chain(more).chain(rest));
         let Command::Force(ForceCommand::Assert { force, branch, end }) = &cli.command else {
             panic!("{cli:?}")

@@ -291,29 +291,33 @@ fn value(stored: &StoredRecord, record: &Record) -> Value {
             "asserted": words(asserted),
             "resolved": resolved,
         }),
-        Record::OperatorAct { entry } => json!({
-            "record": "operator_act",
-            "gtrid": entry.gtrid.map(|gtrid| gtrid.to_string()),
-            "bqual": entry.bqual.map(|bqual| bqual.to_string()),
-            "number": entry.number,
-            "at_ms": entry.at_ms,
-            "who": entry.who,
-            "from": entry.from,
-            "kind": format!("{:?}", entry.kind),
-            "result": format!("{:?}", entry.result),
-            "end": entry.end.map(result_word),
-            "before": entry.before,
-            "after": entry.after,
-            "plan": entry.plan,
-            "reason": entry.reason,
-            "evidence": entry.evidence,
-            "concerns": entry.concerns,
-        }),
+        Record::OperatorAct { entry } => audit_value(entry),
     };
     value["frame"] = stored.frame.0.into();
     value["lsn"] = stored.lsn.0.into();
     value["unix_ms"] = stored.unix_ms.into();
     value
+}
+
+fn audit_value(entry: &AuditEntry) -> Value {
+    json!({
+        "record": "operator_act",
+        "gtrid": entry.gtrid.map(|gtrid| gtrid.to_string()),
+        "bqual": entry.bqual.map(|bqual| bqual.to_string()),
+        "number": entry.number,
+        "at_ms": entry.at_ms,
+        "who": entry.who,
+        "from": entry.from,
+        "kind": format!("{:?}", entry.kind),
+        "result": format!("{:?}", entry.result),
+        "end": entry.end.map(result_word),
+        "before": entry.before,
+        "after": entry.after,
+        "plan": entry.plan,
+        "reason": entry.reason,
+        "evidence": entry.evidence,
+        "concerns": entry.concerns,
+    })
 }
 
 fn words(bquals: &[Bqual]) -> Vec<String> {

@@ -125,13 +125,9 @@ fn plan(orphan: &v1::Orphan, end: EndArg, output: Output) -> String {
 }
 
 fn again(args: &ResolveArgs, global: &Global) -> String {
-    let mut line =
-        format!("unanimous orphan resolve {} {}", args.gtrid.digits(), args.bqual.digits());
-    line += &format!(" --as {} --reason {}", args.end.word(), quoted(&args.reason));
-    if global.admin_address != Global::ADMIN_ADDRESS {
-        line += &format!(" --admin-address {}", quoted(&global.admin_address));
-    }
-    line
+    let (gtrid, bqual, end) = (args.gtrid.digits(), args.bqual.digits(), args.end.word());
+    let (reason, options) = (quoted(&args.reason), connect::options(global));
+    format!("unanimous orphan resolve {gtrid} {bqual} --as {end} --reason {reason}{options}")
 }
 
 fn not_listed(gtrid: &str, why: &str) -> Failure {

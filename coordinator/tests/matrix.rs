@@ -29,6 +29,8 @@ enum Kind {
     AsksForAnOutcome,
     /// It asks one, and tells what is wrong on stdout, by exit codes of its own.
     Checks,
+    /// It asks one, and finds that something needs a person.
+    Finds,
     /// It asks one, and needs another person than the one who has proposed it.
     AsksForTwo,
     /// It asks a running `dev`.
@@ -320,7 +322,7 @@ const ROWS: &[Row] = &[
         unknown: &[],
         garbage: &[&["x"], &["--warn-stuck", "-1"], &["--crit-orphans", "x"]],
     },
-    Row { command: "doctor", kind: Kind::Asks, good: &[], unknown: &[], garbage: &[&["x"]] },
+    Row { command: "doctor", kind: Kind::Finds, good: &[], unknown: &[], garbage: &[&["x"]] },
     Row { command: "status", kind: Kind::Asks, good: &[], unknown: &[], garbage: &[&["x"]] },
     Row {
         command: "log verify",
@@ -452,8 +454,7 @@ impl Row {
     }
 
     fn asks(&self) -> bool {
-        let kinds = [Kind::Asks, Kind::AsksForAnOutcome, Kind::AsksForTwo, Kind::Checks];
-        kinds.contains(&self.kind)
+        !matches!(self.kind, Kind::AsksDev | Kind::Alone | Kind::Serves)
     }
 
     /// The command with these arguments, in a world of its own.
@@ -650,7 +651,7 @@ fn b_07_without_a_coordinator() {
     let world = World::at(&format!("http://127.0.0.1:{port}"));
     for row in ROWS {
         match row.kind {
-            Kind::Asks | Kind::AsksForAnOutcome | Kind::AsksForTwo => {
+            Kind::Asks | Kind::AsksForAnOutcome | Kind::AsksForTwo | Kind::Finds => {
                 let said = row.run(&world, row.good);
                 assert_fails(&said, 3, "UNREACHABLE");
                 assert_eq!(said.stdout, "", "{}", row.command);
@@ -738,11 +739,12 @@ fn b_07_without_a_terminal() {
             let exit = match row.kind {
                 Kind::AsksDev => 3,
                 Kind::AsksForTwo => 7,
+                Kind::Finds => 11,
                 _ => 0,
             };
             assert_eq!(said.code, Some(exit), "{} {format}: {said:?}", row.command);
             assert_plain(&said);
-            let json = exit == 0 && !NO_JSON.contains(&row.command);
+            let json = row.kind != Kind::AsksForTwo && !NO_JSON.contains(&row.command);
             if json && format == "json" && row.command != "tx watch" {
                 said.json();
             }

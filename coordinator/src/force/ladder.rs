@@ -65,18 +65,23 @@ pub(super) fn not_done(
     danger: &Danger<'_>,
     address: &str,
 ) -> Failure {
-    let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
-    if let Some(refusal) = plan.refusal.as_ref().filter(|refusal| refusal.reason == reason) {
-        return refused(refusal);
-    }
-    match codes::code(&reason) {
-        Some(Code::SecondPersonNeeded) => second_person(status.message(), danger),
-        Some(Code::TxMoved) => {
-            let what = "refused: the transaction has moved since the plan";
-            let failure = Failure::new(Code::TxMoved, what, status.message(), &danger.again);
-            failure.or(format!("unanimous tx describe {}", danger.id))
-        }
-        _ if is_unknown(status.code(), &reason) => unknown(status.message(), danger),
+    let info = status.get_details_error_info();
+    let (reason, words) = info.map(|info| (info.reason, info.metadata)).unwrap_or_default();
+    let told = words.get("what").map(|what| v1::ActRefusal {
+        reason: reason.clone(),
+        what: what.clone(),
+        why: words.get("why").cloned().unwrap_or_default(),
+        next: words.get("next").into_iter().flat_map(|next| next.lines()).map(Into::into).collect(),
+    });
+    match (codes::code(&reason), told) {
+        (Some(Code::TxMoved), Some(told)) => refused(&told).or(&danger.again),
+        (_, Some(told)) => refused(&told),
+        (Some(Code::SecondPersonNeeded), None) => second_person(status.message(), danger),
+        _ if is_unknown(status.code(), &reason) => match &plan.refusal {
+            // On the plan's version it cannot have been done, and on another one it is refused.
+            Some(refusal) => refused(refusal),
+            None => unknown(status.message(), danger),
+        },
         _ => Failure::from_status(status, address, "forcing it"),
     }
 }
@@ -212,6 +217,28 @@ mod tests {
         let newer = v1::ActRefusal { reason: "OF_TOMORROW".into(), ..v1::ActRefusal::default() };
         let told = refused(&newer);
         assert_eq!((told.code(), told.exit()), (Code::Refused, Exit::Refused));
+    }
+
+    #[test]
+    fn a_refusal_after_the_plan_is_told_in_the_same_three_lines() {
+        let lines = [("what", "refused: it moved"), ("why", "a vote came"), ("next", "a b\nc d")];
+        let lines = lines.map(|(name, line)| (name.to_owned(), line.to_owned()));
+        let metadata = HashMap::from(lines);
+        let details = ErrorDetails::with_error_info("TX_MOVED", "unanimous", metadata);
+        let status = Status::with_error_details(tonic::Code::FailedPrecondition, "x", details);
+        let told = not_done(&status, &plan(), &given("").danger, "http://h").lines(false);
+        assert_eq!(
+            told,
+            "error[TX_MOVED]: refused: it moved\n  why:  a vote came\n  next: a b\n        \
+             or c d\n        or unanimous force x\n        or unanimous explain TX_MOVED\n"
+        );
+    }
+
+    #[test]
+    fn what_was_forbidden_and_is_lost_was_not_done() {
+        let lost = Status::deadline_exceeded("the log is slow");
+        let told = not_done(&lost, &planned("refused"), &given("confirm").danger, "http://h");
+        assert_eq!((told.code(), told.exit()), (Code::TxDecided, Exit::Refused));
     }
 
     #[test]

@@ -123,11 +123,8 @@ pub(super) fn approve(args: &ApproveArgs, global: &Global, output: Output) -> Re
         talk(escape(&format!("evidence: {}", proposal.evidence)));
     }
     talk(plan::text(&planned).trim_end());
-    let mut again = format!("unanimous force approve {}", args.plan);
-    again += &format!(" --reason {}", quoted(&args.reason));
-    if global.admin_address != Global::ADMIN_ADDRESS {
-        again += &format!(" --admin-address {}", quoted(&global.admin_address));
-    }
+    let (reason, options) = (quoted(&args.reason), connect::options(global));
+    let again = format!("unanimous force approve {} --reason {reason}{options}", args.plan);
     let danger = Danger { id: &act.gtrid, given: args.confirm.as_deref(), again };
     let given = Given { danger, dry_run: false, propose: false, evidence: true };
     if ladder::step(&planned, &given, confirm::terminal())? == Step::Ask {

@@ -124,11 +124,8 @@ fn next_page(listed: &v1::ListTransactionsResponse, args: &ListArgs, global: &Gl
     if global.output == Format::Wide {
         add("--output", "wide");
     }
-    if global.admin_address != Global::ADMIN_ADDRESS {
-        add("--admin-address", &global.admin_address);
-    }
-    add("--page-token", &listed.next_page_token);
-    command
+    command += &connect::options(global);
+    command + &format!(" --page-token {}", quoted(&listed.next_page_token))
 }
 
 /// A filter that cannot be read is shown with the place of its first mistake; `command` is the one

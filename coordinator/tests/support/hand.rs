@@ -1,7 +1,7 @@
 //! An application and a participant that do by hand, on the wire, what a test wants, and nothing
 //! else.
 
-use super::Served;
+use super::{PATIENCE, Served};
 use futures_util::stream;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -28,8 +28,13 @@ pub(crate) struct Hand {
 }
 
 impl Hand {
-    /// A participant of this name has a session.
+    /// A participant of this name has a session. It asks about what it holds prepared.
     pub(crate) fn connect(served: &Served, name: &str) -> Self {
+        Self::connect_as(served, name, v1::Capability::Inquires)
+    }
+
+    /// What it is told is repeated for ever, if it does not ask.
+    pub(crate) fn connect_as(served: &Served, name: &str, can: v1::Capability) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();
@@ -50,7 +55,7 @@ impl Hand {
             participant: name.to_owned(),
             instance: vec![7; 16],
             sdk: "by hand \u{1b}[31m".to_owned(),
-            capabilities: vec![v1::Capability::Inquires.into()],
+            capabilities: vec![can.into()],
             resources: vec![v1::Resource { resource_id: hand.resource(), kind: "test".to_owned() }],
             ..v1::Hello::default()
         }));
@@ -72,11 +77,28 @@ impl Hand {
 
     fn hear(&mut self) -> Told {
         loop {
-            let heard = self.runtime.block_on(self.from.message()).unwrap().unwrap();
-            if let Some(body) = heard.body {
+            let heard = async { tokio::time::timeout(PATIENCE, self.from.message()).await };
+            let heard = self.runtime.block_on(heard).expect("nothing is said");
+            if let Some(body) = heard.unwrap().unwrap().body {
                 return body;
             }
         }
+    }
+
+    /// Whatever else it is told before: a forget, a repeated decision.
+    fn hear_until<T>(&mut self, wanted: impl Fn(Told) -> Option<T>) -> T {
+        loop {
+            if let Some(found) = wanted(self.hear()) {
+                return found;
+            }
+        }
+    }
+
+    fn hear_decide(&mut self) -> v1::Decide {
+        self.hear_until(|told| match told {
+            Told::Decide(decide) => Some(decide),
+            _ => None,
+        })
     }
 
     /// A new transaction with so many branches.
@@ -90,14 +112,59 @@ impl Hand {
         };
         let begun = self.runtime.block_on(self.transactions.begin(request)).unwrap();
         let gtrid = begun.into_inner().gtrid;
-        for number in 1..=branches {
-            let branch = Some(self.branch(&gtrid, number));
-            let resource_id = self.resource();
-            self.tell(Tell::Enlist(v1::Enlist { branch, resource_id, vote: None }));
-            let Told::Enlisted(enlisted) = self.hear() else { panic!("not enlisted") };
-            assert_eq!(enlisted.status(), v1::EnlistStatus::Enlisted, "{}", enlisted.detail);
-        }
+        (1..=branches).for_each(|number| self.enlist(&gtrid, number));
         gtrid
+    }
+
+    /// A branch of anybody's transaction.
+    pub(crate) fn enlist(&mut self, gtrid: &str, number: u32) {
+        let branch = Some(self.branch(gtrid, number));
+        let resource_id = self.resource();
+        self.tell(Tell::Enlist(v1::Enlist { branch, resource_id, vote: None }));
+        let Told::Enlisted(enlisted) = self.hear() else { panic!("not enlisted") };
+        assert_eq!(enlisted.status(), v1::EnlistStatus::Enlisted, "{}", enlisted.detail);
+    }
+
+    /// Votes rollback before it is asked.
+    pub(crate) fn vote_rollback(&mut self, gtrid: &str, number: u32) {
+        self.tell(Tell::Vote(v1::Vote {
+            branch: Some(self.branch(gtrid, number)),
+            ballot: v1::Ballot::Rollback.into(),
+            ..v1::Vote::default()
+        }));
+    }
+
+    /// Asks for the rollback, and does not wait for it.
+    pub(crate) fn roll_back(&mut self, gtrid: &str) {
+        let request =
+            v1::RollbackRequest { gtrid: gtrid.to_owned(), ..v1::RollbackRequest::default() };
+        let mut transactions = self.transactions.clone();
+        self.runtime.spawn(async move { transactions.rollback(request).await });
+    }
+
+    /// The next decision that it is told, whatever it is told before.
+    pub(crate) fn decision(&mut self) -> v1::Decision {
+        self.hear_decide().decision()
+    }
+
+    /// Says unasked how a branch has ended.
+    pub(crate) fn say(&mut self, gtrid: &str, number: u32, done: v1::Done) {
+        self.tell(Tell::Acknowledged(v1::Acknowledged {
+            branch: Some(self.branch(gtrid, number)),
+            done: done.into(),
+            detail: String::new(),
+        }));
+    }
+
+    /// Asks what became of a branch that it holds prepared.
+    pub(crate) fn inquire(&mut self, gtrid: &str, number: u32) -> v1::Verdict {
+        let branch = self.branch(gtrid, number);
+        self.tell(Tell::Inquire(v1::Inquire { branches: vec![branch] }));
+        let answer = self.hear_until(|told| match told {
+            Told::Answer(answer) => Some(answer),
+            _ => None,
+        });
+        answer.verdict()
     }
 
     /// The full id of a branch.
@@ -137,7 +204,10 @@ impl Hand {
     /// Waits for so many prepares, and votes commit.
     pub(crate) fn vote_commit(&mut self, branches: u32) {
         for _ in 0..branches {
-            let Told::Prepare(prepare) = self.hear() else { panic!("no prepare") };
+            let prepare = self.hear_until(|told| match told {
+                Told::Prepare(prepare) => Some(prepare),
+                _ => None,
+            });
             let vote = v1::Vote {
                 branch: prepare.branch,
                 ballot: v1::Ballot::Commit.into(),
@@ -150,7 +220,7 @@ impl Hand {
     /// Waits for so many decisions to commit, and says so about each.
     pub(crate) fn acknowledge(&mut self, branches: u32, done: v1::Done, detail: &str) {
         for _ in 0..branches {
-            let Told::Decide(decide) = self.hear() else { panic!("no decision") };
+            let decide = self.hear_decide();
             self.tell(Tell::Acknowledged(v1::Acknowledged {
                 branch: decide.branch,
                 done: done.into(),

@@ -1,7 +1,9 @@
 //! The binary under test, run as people run it.
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub(crate) mod disk;
 pub(crate) mod hand;
+pub(crate) mod standing;
 
 use assert_cmd::cargo::cargo_bin;
 use serde_json::Value;
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Longer than anything here takes on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The binary, with nothing of this machine's settings.
 pub(crate) fn unanimous(args: &[&str]) -> Command {
@@ -119,12 +121,18 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn start() -> Self {
-        let home = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), &[], &[])
+    }
+
+    /// In a directory that may have a log, with more options and variables.
+    pub(crate) fn start_in(home: TempDir, more: &[&str], variables: &[(&str, PathBuf)]) -> Self {
         let ports = home.path().join("ports");
         let mut child = unanimous(&["serve", "--init", "--exit-with-stdin", "--data-dir"])
             .arg(data_dir(&home))
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--port-file"])
             .arg(&ports)
+            .args(more)
+            .envs(variables.iter().cloned())
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -144,6 +152,15 @@ impl Served {
 
     pub(crate) fn data_dir(&self) -> PathBuf {
         data_dir(&self.home)
+    }
+
+    /// SIGKILL, and a new life on the same log.
+    pub(crate) fn kill_and_restart(mut self) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let home = std::mem::replace(&mut self.home, tempfile::tempdir().unwrap());
+        std::fs::remove_file(home.path().join("ports")).unwrap();
+        Self::start_in(home, &[], &[])
     }
 
     /// SIGTERM, and its end.
