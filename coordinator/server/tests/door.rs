@@ -290,3 +290,37 @@ async fn a_participant_cannot_enlist_vote_ask_or_acknowledge_for_another() {
     world.server.stop().await;
     drop(world.dir);
 }
+
+/// A peer that is slow to say hello, or says something else, keeps nobody else waiting.
+#[tokio::test]
+async fn a_peer_without_a_handshake_is_closed_in_time_and_is_in_nobodys_way() {
+    use std::io::{Read, Write};
+    let (authority, dir) = (Authority::new("ours"), tempfile::tempdir().unwrap());
+    let access = Access::load(files(dir.path(), &authority)).unwrap();
+    let config = Config { hello_ms_max: 3_000, connections_max: 5, ..once() };
+    let server = start_guarded(&dir.path().join("log"), config, access);
+    let world = World { authority, dir, server };
+    let dial = |words: &[u8]| {
+        let mut stream = std::net::TcpStream::connect(world.server.sessions).unwrap();
+        stream.set_read_timeout(Some(GUARD)).unwrap();
+        stream.write_all(words).unwrap();
+        stream
+    };
+    let mut silent = [dial(b""), dial(b"\x16\x03\x01"), dial(b"\x16")];
+    // In the last places, while the others say nothing.
+    client(&world).await.begin().await;
+    silent[0].set_nonblocking(true).unwrap();
+    let waits = silent[0].read(&mut [0; 1]).map_err(|error| error.kind());
+    assert_eq!(waits, Err(std::io::ErrorKind::WouldBlock), "it was served after them");
+    silent[0].set_nonblocking(false).unwrap();
+    let mut plain = dial(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    let mut told = Vec::new();
+    plain.read_to_end(&mut told).unwrap();
+    assert!(String::from_utf8_lossy(&told).contains("this port speaks only TLS"), "{told:?}");
+    for stream in &mut silent {
+        assert_eq!(stream.read(&mut [0; 64]).unwrap_or(0), 0, "it is closed");
+    }
+    assert!(world.refused().await >= 4);
+    world.server.stop().await;
+    drop(world.dir);
+}

@@ -16,8 +16,8 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use std::path::{Path, PathBuf};
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
-/// The name of every authority that is made here: what it signs has to name it again.
-const COMMON_NAME: &str = "unanimous authority";
+/// Which bytes of an authority's public key (a point, after its first byte) are in its name.
+const NAME_BYTES: std::ops::Range<usize> = 1..5;
 const AUTHORITY_DAYS: u16 = 3_650;
 
 /// Whom a certificate is about.
@@ -41,9 +41,9 @@ impl Authority {
         make_dir(dir)?;
         let (cert_path, key_path) = (dir.join(CA_CERT), dir.join(CA_KEY));
         check_free(&[&cert_path, &key_path])?;
-        let mut params = authority_params();
-        valid_for(&mut params, AUTHORITY_DAYS)?;
         let key = KeyPair::generate().map_err(not_made)?;
+        let mut params = authority_params(&key);
+        valid_for(&mut params, AUTHORITY_DAYS)?;
         let cert = params.self_signed(&key).map_err(not_made)?;
         write_new(&key_path, key.serialize_pem().as_bytes(), Kind::Secret)?;
         write_new(&cert_path, cert.pem().as_bytes(), Kind::Public)?;
@@ -61,7 +61,8 @@ impl Authority {
         // Whatever is wrong with a key, it is in no message.
         let key = KeyPair::from_pem(&key)
             .map_err(|_| no_authority(&dir.join(CA_KEY), "there is no private key (PEM) in it"))?;
-        Ok(Self { dir: dir.to_owned(), cert, issuer: Issuer::new(authority_params(), key) })
+        let issuer = Issuer::new(authority_params(&key), key);
+        Ok(Self { dir: dir.to_owned(), cert, issuer })
     }
 
     /// Signs, and writes `name.pem` and `name.key`.
@@ -103,10 +104,14 @@ impl Authority {
     }
 }
 
-fn authority_params() -> CertificateParams {
+/// Whatever it signs has to name it again, so its name is made from its key; and each has another
+/// name, so that who is shown the wrong one's certificate can tell.
+fn authority_params(key: &KeyPair) -> CertificateParams {
+    let point = key.public_key_raw().get(NAME_BYTES).unwrap_or_default();
+    let digits: String = point.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, COMMON_NAME);
+    params.distinguished_name.push(DnType::CommonName, format!("unanimous authority {digits}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, dead_code)]
 
 pub(crate) mod disk;
+pub(crate) mod guarded;
 pub(crate) mod hand;
 pub(crate) mod standing;
 
