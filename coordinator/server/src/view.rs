@@ -361,7 +361,8 @@ pub(crate) fn transaction(
         .filter(|name| branches.iter().any(|b| b.participant == **name && !b.connected))
         .map(String::as_str)
         .collect();
-    let (meaning, next) = words::explain(at, &gtrid.to_string(), &waiting_on, &silent);
+    let (meaning, next) =
+        words::explain(at, found.resolved(), &gtrid.to_string(), &waiting_on, &silent);
     let done = branches.iter().filter(|branch| finished(branch.state())).count();
     v1::Transaction {
         resolved: found.resolved(),

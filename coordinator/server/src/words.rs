@@ -5,10 +5,17 @@ use unanimous_core::coordinator::State;
 /// `silent`: those waited for that have no session.
 pub(crate) fn explain(
     state: State,
+    resolved: bool,
     gtrid: &str,
     waiting_on: &[String],
     silent: &[&str],
 ) -> (String, String) {
+    if resolved {
+        let meaning = "A person has settled what its branches did differently, and has marked it \
+             resolved: it is on the list no more.";
+        let next = format!("Nothing: see who and why with `unanimous tx history {gtrid}`.");
+        return (meaning.to_owned(), next);
+    }
     let whom = join(waiting_on.iter().map(String::as_str));
     let meaning = match state {
         State::Active => "The application is still working in it.".to_owned(),
@@ -42,8 +49,9 @@ fn next(state: State, gtrid: &str, silent: &[&str]) -> String {
             "Nothing: it waits for the disk. If it stays, look at the log's device.".to_owned()
         }
         State::Heuristic => format!(
-            "Compare the data of its branches by hand, see `unanimous tx describe {gtrid}` and \
-             `unanimous explain HEURISTIC`, and correct what differs."
+            "Compare the data of its branches by hand, see `unanimous explain HEURISTIC`, and \
+             correct what differs; then take it off the list with `unanimous force forget {gtrid} \
+             --reason \"...\"`."
         ),
         State::Preparing | State::OnePhase | State::Committing | State::RollingBack => {
             if silent.is_empty() {
@@ -73,10 +81,10 @@ mod tests {
     fn every_state_has_a_meaning_and_a_next_step_and_names_who_is_missing() {
         let waiting = ["bank-a".to_owned(), "bank-b".to_owned()];
         for state in State::ALL {
-            let (meaning, next) = explain(state, "00", &waiting, &["bank-b"]);
+            let (meaning, next) = explain(state, false, "00", &waiting, &["bank-b"]);
             assert!(meaning.ends_with('.') && next.ends_with('.'), "{state:?}");
         }
-        let (meaning, next) = explain(State::Committing, "00", &waiting, &["bank-b"]);
+        let (meaning, next) = explain(State::Committing, false, "00", &waiting, &["bank-b"]);
         assert!(meaning.contains("bank-a and bank-b"));
         assert!(next.starts_with("Start bank-b,"));
     }
