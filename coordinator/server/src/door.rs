@@ -4,7 +4,7 @@
 use crate::access::Access;
 use crate::acts::Operator;
 use crate::connection::{Proof, Via};
-use crate::identity::{Caller, UNVERIFIED, operators_call};
+use crate::identity::{Caller, How, operators_call};
 use crate::refusal::Refusal;
 use crate::view::Query;
 use futures_util::future::Either;
@@ -36,6 +36,7 @@ const METHOD_BYTES_MAX: usize = 128;
 pub(crate) struct RefusedCall {
     /// As far as it was proven.
     pub(crate) caller: String,
+    pub(crate) verified: bool,
     pub(crate) from: String,
     /// Its path, which may be anything.
     pub(crate) method: String,
@@ -74,9 +75,15 @@ impl Refusals {
 
     fn tell(&self, caller: &Caller, method: &str, reason: &'static str, detail: &str) {
         self.counts.refused.fetch_add(1, Ordering::Relaxed);
-        let (caller, from) = (caller.name.clone(), caller.from.clone());
-        let (method, detail) = (cut(method, METHOD_BYTES_MAX).to_owned(), detail.to_owned());
-        if self.told.try_send(RefusedCall { caller, from, method, reason, detail }).is_err() {
+        let call = RefusedCall {
+            caller: caller.name.clone(),
+            verified: caller.how != How::Unverified,
+            from: caller.from.clone(),
+            method: cut(method, METHOD_BYTES_MAX).to_owned(),
+            reason,
+            detail: detail.to_owned(),
+        };
+        if self.told.try_send(call).is_err() {
             self.counts.untold.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -101,8 +108,8 @@ pub(crate) async fn tell_of(
     let (mut second, mut lines) = (Instant::now(), 0);
     while let Some(call) = refused.recv().await {
         if let Some(operators) = operators_call(&call.method) {
-            let verified = call.caller != UNVERIFIED;
-            let by = Operator { name: call.caller.clone(), from: call.from.clone(), verified };
+            let RefusedCall { caller, verified, from, .. } = &call;
+            let by = Operator { name: caller.clone(), from: from.clone(), verified: *verified };
             // A driver that is gone writes nothing any more.
             let _ = queries.send(Query::RefusedCall(by, operators, call.reason)).await;
         }
@@ -114,7 +121,7 @@ pub(crate) async fn tell_of(
             refusals.counts.untold.fetch_add(1, Ordering::Relaxed);
             continue;
         }
-        let RefusedCall { caller, from, method, reason, detail } = call;
+        let RefusedCall { caller, from, method, reason, detail, .. } = call;
         let untold = refusals.untold();
         tracing::warn!(?caller, %from, ?method, reason, ?detail, untold, "a call was refused");
     }
@@ -220,7 +227,6 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::How;
 
     fn request(path: &str) -> Request<()> {
         let via = Via {

@@ -9,7 +9,7 @@ use std::fmt;
 use unanimous_core::ParticipantName;
 
 /// The name of whoever comes over a connection that proves nothing.
-pub(crate) const UNVERIFIED: &str = "unverified";
+const UNVERIFIED: &str = "unverified";
 
 /// One of the things that a caller may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -200,6 +200,31 @@ async fn z_01_every_call_is_refused_to_nobody_and_to_the_wrong_role() {
     world.server.stop().await;
 }
 
+/// reliability.md Z-04.
+#[tokio::test]
+async fn z_04_a_reader_that_would_act_is_refused_and_in_the_audit() {
+    let world = World::start(|_, _| {});
+    let rosa = world.authority.client(&["unanimous:name/rosa", "unanimous:role/reader"]);
+    let channel = world.channel(world.server.admin, Some(&rosa)).await;
+    client(&world).await.begin().await;
+    let force = "/unanimous.v1.AdminService/ForceTransaction";
+    assert_eq!(call(&channel, force, None).await, Code::PermissionDenied);
+    let admin = v1::admin_service_client::AdminServiceClient::new(channel);
+    let entry = eventually(|| {
+        let mut admin = admin.clone();
+        async move {
+            let all = v1::ListAuditRequest::default();
+            admin.list_audit(all).await.unwrap().into_inner().entries.pop()
+        }
+    });
+    let entry = entry.await;
+    assert_eq!((entry.who.as_str(), entry.result()), ("rosa", v1::AuditResult::Refused));
+    assert!(entry.from.starts_with("127.0.0.1:"), "{entry:?}");
+    let told = format!("{entry:?}");
+    assert!(told.contains("ForceTransaction") && told.contains("ROLE_MISSING"), "{told}");
+    world.server.stop().await;
+}
+
 async fn dial(world: &World, uris: &[&str], name: &str) -> Participant {
     let signed = world.authority.client(uris);
     let channel = world.channel(world.server.sessions, Some(&signed)).await;
@@ -323,4 +348,30 @@ async fn a_peer_without_a_handshake_is_closed_in_time_and_is_in_nobodys_way() {
     assert!(world.refused().await >= 4);
     world.server.stop().await;
     drop(world.dir);
+}
+
+/// The table of docs/security.md, between its two marks. `UNANIMOUS_BLESS=1` writes it.
+#[test]
+fn the_page_has_the_table_of_calls() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/security.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let (before, rest) = page.split_once("<!-- calls -->\n").unwrap();
+    let (table, after) = rest.split_once("<!-- end of calls -->\n").unwrap();
+    let mut made = "\n| call | one of |\n| --- | --- |\n".to_owned();
+    for (method, roles) in CALLS {
+        let words: Vec<String> = roles.iter().map(|role| format!("`{role}`")).collect();
+        let any = roles.len() == Role::ALL.len();
+        let words = if any { "any role".to_owned() } else { words.join(", ") };
+        made += &format!("| `{}` | {words} |\n", &method[1..]);
+    }
+    made += "\n";
+    if std::env::var_os("UNANIMOUS_BLESS").is_some() {
+        std::fs::write(
+            path,
+            format!("{before}<!-- calls -->\n{made}<!-- end of calls -->\n{after}"),
+        )
+        .unwrap();
+        return;
+    }
+    assert_eq!(table, made, "UNANIMOUS_BLESS=1 writes it");
 }
