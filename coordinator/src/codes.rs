@@ -104,6 +104,7 @@ codes! {
     NotConfirmed = "NOT_CONFIRMED" (NotConfirmed),
     ActUnknown = "ACT_UNKNOWN" (OutcomeUnknown),
     TxDecided = "TX_DECIDED" (Refused),
+    TxEnded = "TX_ENDED" (Refused),
     VotesMissing = "VOTES_MISSING" (Refused),
     WaitForLog = "WAIT_FOR_LOG" (Refused),
     TxUndecided = "TX_UNDECIDED" (Refused),

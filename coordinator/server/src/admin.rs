@@ -248,8 +248,7 @@ impl v1::admin_service_server::AdminService for Admin {
         request: Request<v1::PlanActRequest>,
     ) -> Result<Response<v1::PlanActResponse>, Status> {
         let wanted = convert::wanted(request.into_inner().act).map_err(Refusal::status)?;
-        let planned = self.ask(|to| Query::Plan(wanted, to)).await?.map_err(Refusal::status)?;
-        let plan = planned.ok_or_else(not_there)?;
+        let plan = self.ask(|to| Query::Plan(wanted, to)).await?.map_err(Refusal::status)?;
         Ok(Response::new(v1::PlanActResponse { plan: Some(plan) }))
     }
 

@@ -146,6 +146,13 @@ impl Refusal {
         Self { metadata: lines.into(), ..refused }
     }
 
+    /// Its record is an outcome, which nothing changes any more.
+    pub(crate) fn has_ended(outcome: &str) -> Self {
+        let detail = format!("the transaction has ended: {outcome}");
+        let refused = Self::new(Code::FailedPrecondition, "TX_ENDED", detail, 0);
+        Self { metadata: [("outcome".to_owned(), outcome.to_owned())].into(), ..refused }
+    }
+
     pub(crate) fn branch_unknown(named: &str) -> Self {
         let detail = format!("no branch of the transaction is, or is of, {named:?}");
         Self::new(Code::FailedPrecondition, "BRANCH_UNKNOWN", detail, 0)

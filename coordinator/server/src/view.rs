@@ -42,8 +42,8 @@ pub(crate) enum Query {
     Participants(oneshot::Sender<Vec<v1::Participant>>),
     /// Send again what it waits for.
     Retry(Gtrid, oneshot::Sender<Option<Retried>>),
-    /// What an act would do; `Ok(None)`: there is no such transaction.
-    Plan(Wanted, oneshot::Sender<Result<Option<v1::Plan>, Refusal>>),
+    /// What an act would do.
+    Plan(Wanted, oneshot::Sender<Result<v1::Plan, Refusal>>),
     /// An operator's act.
     Act(Box<Order>, acts::Answer),
     /// A second person agrees with a proposal, and why.

@@ -158,6 +158,29 @@ async fn u_05_an_act_is_planned_recorded_and_told() {
 }
 
 #[tokio::test]
+async fn b_09_force_on_a_transaction_that_has_ended_shows_its_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path(), once()).await;
+    let (gtrid, _bank_a, mut bank_b, branch_b) = half_committed(&server).await;
+    let mut admin = server.admin().await;
+    let planned = plan(&mut admin, act(v1::ActKind::Commit, gtrid)).await;
+    bank_b.acknowledge(branch_b, v1::Done::Done).await;
+    let ended = eventually(|| {
+        let mut admin = admin.clone();
+        let request = v1::PlanActRequest { act: Some(act(v1::ActKind::Rollback, gtrid)) };
+        async move { admin.plan_act(request).await.err() }
+    })
+    .await;
+    let late = force(&mut admin, &planned, "INC-6").await.unwrap_err();
+    for status in [ended, late] {
+        assert_eq!((status.code(), &*reason(&status)), (Code::FailedPrecondition, "TX_ENDED"));
+        let outcome = &status.get_details_error_info().unwrap().metadata["outcome"];
+        assert_eq!(outcome, "COMMITTED");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn an_orphan_is_told_what_an_operator_decides_when_it_asks_again() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path(), once()).await;

@@ -15,9 +15,10 @@ use convert::{Wanted, Which};
 use entry::Draft;
 use std::collections::BTreeMap;
 use tokio::sync::oneshot;
+use unanimous_core::coordinator::Transaction;
 use unanimous_core::{
     Act, ActRefusal, AuditEntry, AuditKind, AuditResult, BranchId, BranchResult, CallerId, Event,
-    Gtrid, Millis, Request, Response,
+    Gtrid, Millis, Outcome, Request, Response,
 };
 use unanimous_proto::v1;
 
@@ -118,13 +119,19 @@ impl Acts {
 }
 
 impl Driver {
-    /// What an act would do; `None`: there is no such transaction.
-    pub(crate) fn plan_act(&self, wanted: &Wanted) -> Result<Option<v1::Plan>, Refusal> {
-        let Some(transaction) = self.coordinator.transaction(&wanted.gtrid) else {
-            return Ok(None);
-        };
+    /// What an act would do.
+    pub(crate) fn plan_act(&self, wanted: &Wanted) -> Result<v1::Plan, Refusal> {
+        let transaction = self.unfinished(&wanted.gtrid)?;
         let act = wanted.act(transaction)?;
-        Ok(Some(plan::view(self, &wanted.gtrid, transaction, &act)))
+        Ok(plan::view(self, &wanted.gtrid, transaction, &act))
+    }
+
+    fn unfinished(&self, gtrid: &Gtrid) -> Result<&Transaction, Refusal> {
+        self.coordinator.transaction(gtrid).ok_or_else(|| match self.coordinator.outcome(gtrid) {
+            Some(Outcome::Committed) => Refusal::has_ended("COMMITTED"),
+            Some(_) => Refusal::has_ended("ROLLED_BACK"),
+            None => driver::no_such_transaction(),
+        })
     }
 
     pub(crate) fn act(&mut self, now: Millis, order: Order, to: Answer) {
@@ -146,8 +153,7 @@ impl Driver {
     #[expect(clippy::type_complexity, reason = "one caller, which takes it apart at once")]
     fn judge(&self, order: &Order) -> Result<(Draft, Result<(Act, v1::Plan), Refusal>), Refusal> {
         let gtrid = order.wanted.gtrid;
-        let transaction =
-            self.coordinator.transaction(&gtrid).ok_or_else(driver::no_such_transaction)?;
+        let transaction = self.unfinished(&gtrid)?;
         let act = order.wanted.act(transaction)?;
         let plan = plan::view(self, &gtrid, transaction, &act);
         let draft = Draft::of(order, &act, &plan);
