@@ -187,7 +187,7 @@ fn serve(dir: &Path, more: &[&str]) -> Said {
 #[test]
 fn s_13_a_second_process_on_the_same_directory_ends_at_once() {
     let mut served = Served::start();
-    eventually("serving", || (served.ask(&["status"]).code == Some(0)).then_some(()));
+    served.until_serving();
     let dir = served.data_dir();
     let shown = dir.to_str().unwrap();
     for said in [serve(&dir, &[]), run(&["log", "verify", shown]), run(&["log", "dump", shown])] {
@@ -302,7 +302,7 @@ fn a_coordinator_that_cannot_start_says_why() {
 #[test]
 fn s_02_a_flipped_byte_ends_with_9_and_is_told_with_its_place() {
     let mut served = Served::start();
-    eventually("serving", || (served.ask(&["status"]).code == Some(0)).then_some(()));
+    served.until_serving();
     assert_eq!(served.terminate().code, Some(0));
     let dir = served.data_dir();
     let frame = |bytes: &[u8]| bytes.windows(4).position(|window| window == b"UNFR");
@@ -353,7 +353,7 @@ fn b_11_commands_that_look_at_a_log_are_given_something_else() {
 #[test]
 fn a_damaged_log_ends_with_9_and_stays_as_it_is() {
     let mut served = Served::start();
-    eventually("serving", || (served.ask(&["status"]).code == Some(0)).then_some(()));
+    served.until_serving();
     assert_eq!(served.terminate().code, Some(0));
     let dir = served.data_dir();
     let witness = dir.join("witness");
@@ -375,7 +375,7 @@ fn a_damaged_log_ends_with_9_and_stays_as_it_is() {
 #[test]
 fn a_copied_log_is_not_opened_before_somebody_says_so() {
     let mut served = Served::start();
-    eventually("serving", || (served.ask(&["status"]).code == Some(0)).then_some(()));
+    served.until_serving();
     assert_eq!(served.terminate().code, Some(0));
     let copy = served.home.path().join("copy");
     for (path, bytes) in bytes_of(&served.data_dir()) {
@@ -397,7 +397,7 @@ fn a_copied_log_is_not_opened_before_somebody_says_so() {
 fn a_coordinator_whose_log_lines_nobody_reads_serves_and_stops() {
     let mut served = Served::start();
     drop(served.child.stderr.take());
-    eventually("serving", || (served.ask(&["status"]).code == Some(0)).then_some(()));
+    served.until_serving();
     support::signal(served.child.id(), rustix::process::Signal::TERM);
     let ended = eventually("its end", || served.child.try_wait().unwrap());
     assert_eq!(ended.code(), Some(0));

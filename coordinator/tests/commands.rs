@@ -15,7 +15,7 @@ use unanimous_proto::v1::Done;
 
 fn served() -> Served {
     let served = Served::start();
-    eventually("serving", || (served.ask(&["status"]).code == Some(0)).then_some(()));
+    served.until_serving();
     served
 }
 

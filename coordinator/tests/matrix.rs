@@ -523,7 +523,7 @@ impl World {
 
 fn world() -> World {
     let served = Served::start();
-    eventually("serving", || (served.ask(&["status"]).code == Some(0)).then_some(()));
+    served.until_serving();
     let mut hand = Hand::connect(&served, "matrix");
     let active = hand.begin("lunch", 1);
     let [heuristic, committing, prepared] = ["loss", "wait", "transfer"].map(|n| hand.begin(n, 2));
@@ -590,7 +590,7 @@ fn world() -> World {
 /// The log of a coordinator that has stopped.
 fn make_log(other: &Served, to: &Path) {
     let mut served = Served::start();
-    eventually("serving", || (served.ask(&["status"]).code == Some(0)).then_some(()));
+    served.until_serving();
     assert_eq!(served.terminate().code, Some(0));
     assert_ne!(served.data_dir(), other.data_dir());
     std::fs::rename(served.data_dir(), to).unwrap();

@@ -61,8 +61,9 @@ fn rows(transaction: &v1::Transaction, output: Output) -> Vec<Vec<String>> {
 /// How often it was sent, and when it will be again.
 fn tries_words(transaction: &v1::Transaction) -> String {
     match (transaction.tries, transaction.next_try_ms) {
-        (0, _) => "-".to_owned(),
+        (0, 0) => "-".to_owned(),
         (tries, 0) => tries.to_string(),
+        (0, next_ms) => format!("none but the first, again in {}", short_duration(next_ms)),
         (tries, next_ms) => format!("{tries}, the next one in {}", short_duration(next_ms)),
     }
 }
@@ -217,6 +218,8 @@ mod tests {
         found.next_try_ms = 12_000;
         assert_eq!(tries_words(&found), "3, the next one in 12s");
         found.tries = 0;
+        assert_eq!(tries_words(&found), "none but the first, again in 12s");
+        found.next_try_ms = 0;
         assert_eq!(tries_words(&found), "-");
     }
 }

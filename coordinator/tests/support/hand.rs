@@ -66,6 +66,11 @@ impl Hand {
         hand
     }
 
+    /// Its branches are those that it had before the coordinator's last start.
+    pub(crate) fn with_branches_of(&mut self, before: &Self) {
+        self.owner = before.owner;
+    }
+
     fn resource(&self) -> String {
         format!("{}/data", self.name)
     }
@@ -175,14 +180,28 @@ impl Hand {
 
     /// Asks about a prepared branch that another incarnation of the log has begun; its ids.
     pub(crate) fn inquire_as_of_another_log(&mut self) -> (String, String) {
+        self.of_another_log(|hand, gtrid| {
+            let branch = hand.branch(gtrid, 1);
+            hand.tell(Tell::Inquire(v1::Inquire { branches: vec![branch] }));
+            (gtrid.to_owned(), hand.bqual(gtrid, 1))
+        })
+    }
+
+    /// Asks about the same branch again, and waits for an answer other than to leave it alone.
+    pub(crate) fn inquire_again_as_of_another_log(&mut self) -> v1::Verdict {
+        self.of_another_log(|hand, gtrid| {
+            let verdicts = std::iter::repeat_with(|| hand.inquire(gtrid, 1));
+            verdicts.into_iter().find(|verdict| *verdict != v1::Verdict::LeaveAlone).unwrap()
+        })
+    }
+
+    fn of_another_log<T>(&mut self, does: impl FnOnce(&mut Self, &str) -> T) -> T {
         let own = self.owner;
         self.owner.log.incarnation ^= 1;
         let gtrid = Gtrid::new(self.owner, 7, 0).to_string();
-        let branch = self.branch(&gtrid, 1);
-        let bqual = self.bqual(&gtrid, 1);
+        let done = does(self, &gtrid);
         self.owner = own;
-        self.tell(Tell::Inquire(v1::Inquire { branches: vec![branch] }));
-        (gtrid, bqual)
+        done
     }
 
     fn branch(&self, gtrid: &str, number: u32) -> v1::BranchRef {

@@ -145,6 +145,13 @@ impl Served {
         Self { home, child, stdin, sessions: url("sessions"), admin: url("admin") }
     }
 
+    /// Until it takes new transactions: it answers operators before that.
+    pub(crate) fn until_serving(&self) {
+        eventually("serving", || {
+            self.ask(&["status"]).stdout.starts_with("Serving;").then_some(())
+        });
+    }
+
     /// A command to this coordinator.
     pub(crate) fn ask(&self, args: &[&str]) -> Said {
         let addresses = ["--admin-address", &self.admin, "--address", &self.sessions];

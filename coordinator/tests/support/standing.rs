@@ -56,7 +56,7 @@ impl Standing {
             }
             _ => (Served::start(), None),
         };
-        eventually("serving", || (served.ask(&["status"]).code == Some(0)).then_some(()));
+        served.until_serving();
         // Whoever does not ask is told for ever.
         let [mut bank_a, mut bank_b] =
             ["bank-a", "bank-b"].map(|name| Hand::connect_as(&served, name, Capability::OnePhase));
