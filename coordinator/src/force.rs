@@ -17,6 +17,8 @@ use crate::output::{Document, Output, canonical_json, quoted, talk};
 use crate::runtime;
 use crate::tx::{outcome_word, short_id, state_word};
 use ladder::{Given, Step};
+use tonic::Status;
+use tonic_types::StatusExt;
 use unanimous_proto::v1;
 use v1::ActKind;
 
@@ -143,17 +145,33 @@ fn planned(asked: &Asked<'_>, gtrid: &str, global: &Global) -> Result<v1::Plan, 
     let planned = runtime()?.block_on(async {
         let mut admin = connect::admin(global).await?;
         let planned = admin.plan_act(v1::PlanActRequest { act }).await;
-        planned.map_err(|status| match Failure::from_status(&status, address, "planning it") {
-            failure if [Code::BranchUnknown, Code::BranchAmbiguous].contains(&failure.code()) => {
+        let status = match planned {
+            Ok(planned) => return Ok(planned),
+            Err(status) => status,
+        };
+        let failure = Failure::from_status(&status, address, "planning it");
+        Err(match failure.code() {
+            Code::BranchUnknown | Code::BranchAmbiguous => {
                 let what = format!("refused: --branch {}", asked.branch.unwrap_or_default());
                 let next = format!("unanimous tx describe {gtrid} -o json");
                 Failure::new(failure.code(), what, status.message(), next)
             }
-            failure => failure,
+            // Whoever comes too late is told what there is on record.
+            Code::TxEnded => ended(gtrid, &status),
+            _ => failure,
         })
     })?;
     let none = || Failure::new(Code::Failed, "no plan", "an empty answer", "unanimous version");
     planned.into_inner().plan.ok_or_else(none)
+}
+
+fn ended(gtrid: &str, status: &Status) -> Failure {
+    let outcome =
+        status.get_details_error_info().and_then(|mut info| info.metadata.remove("outcome"));
+    let outcome = outcome.unwrap_or_else(|| "unknown".to_owned());
+    let what = format!("refused: it has ended, outcome {outcome}");
+    let why = "every branch has ended, and what was told is never taken back";
+    Failure::new(Code::TxEnded, what, why, format!("unanimous tx history {gtrid}"))
 }
 
 /// People have read it on stderr.

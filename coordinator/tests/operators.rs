@@ -152,6 +152,8 @@ fn an_act_without_an_answer_ends_with_8_and_is_found_in_the_audit() {
     let next = format!("next: unanimous audit list --id {gtrid}\n");
     assert!(said.stderr.contains(&next), "{said:?}");
     assert_eq!(served.ask(&["audit", "list", "-o", "id"]).stdout, "", "not durable yet");
+    let held = served.ask(&["tx", "list", "--filter", "state=ACTIVE", "-o", "id"]);
+    assert_eq!(held.stdout, format!("{gtrid}\n"), "nobody is told before it is");
     disk.release();
     assert_eq!(bank.decision(), Decision::Rollback);
     let listed = served.ask(&["audit", "list", "--id", &gtrid, "-o", "json"]).json();
@@ -192,7 +194,7 @@ fn an_act_survives_a_kill_right_after_its_answer() {
 
 /// What a participant says later against an operator's word is listed again, though it was settled.
 #[test]
-fn a_contradiction_after_it_was_settled_is_listed_again() {
+fn p_19_a_contradiction_after_it_was_settled_is_listed_again() {
     let mut standing = Standing::at(At::Committing);
     let gtrid = standing.gtrid.clone();
     let words = ["--branch", "bank-b", "--as", "committed", "--evidence", "row 7 is there"];
@@ -217,6 +219,29 @@ fn a_contradiction_after_it_was_settled_is_listed_again() {
     for words in acts {
         assert!(history.stdout.contains(words), "{words}: {history:?}");
     }
+}
+
+#[test]
+fn b_09_what_has_ended_is_not_forced_and_its_outcome_is_told() {
+    let mut standing = Standing::at(At::Committing);
+    standing.bank_b.say(&standing.gtrid, 1, Done::Done);
+    let gtrid = standing.gtrid.clone();
+    eventually("its end", || {
+        standing.served.ask(&["tx", "list", "-o", "id"]).stdout.is_empty().then_some(())
+    });
+    for (act, words) in [
+        ("rollback", &[][..]),
+        ("commit", &[]),
+        ("forget", &[]),
+        ("abandon", &["--branch", "bank-b"]),
+        ("assert", &["--branch", "bank-b", "--as", "committed", "--evidence", "seen"]),
+    ] {
+        let said = standing.force(act, &[words, &["--confirm", &gtrid]].concat());
+        assert_fails(&said, 5, "TX_ENDED");
+        assert!(said.stderr.contains("it has ended, outcome COMMITTED"), "{said:?}");
+    }
+    let history = standing.served.ask(&["tx", "history", &gtrid]);
+    assert!(history.stdout.contains("now: ended, outcome COMMITTED"), "{history:?}");
 }
 
 #[test]
@@ -313,7 +338,7 @@ fn the_line_that_is_named_for_scripts_does_it() {
 }
 
 #[test]
-fn an_export_is_verified_and_every_hand_in_it_is_seen() {
+fn z_10_an_export_is_verified_and_every_hand_in_it_is_seen() {
     let standing = Standing::at(At::Active);
     for _ in 0..4 {
         let refused = standing.force("commit", &["--confirm", &standing.gtrid]);

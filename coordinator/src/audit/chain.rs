@@ -249,7 +249,7 @@ mod tests {
         }
 
         #[test]
-        fn a_removal_but_of_the_end_is_found_at_its_place(
+        fn z_10_a_removal_but_of_the_end_is_found_at_its_place(
             mut entries in chain(),
             at in any::<prop::sample::Index>(),
             count in 1..4_usize,
