@@ -4,6 +4,7 @@
 pub(crate) mod disk;
 pub(crate) mod guarded;
 pub(crate) mod hand;
+pub(crate) mod rows;
 pub(crate) mod standing;
 
 use assert_cmd::cargo::cargo_bin;
