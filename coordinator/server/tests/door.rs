@@ -16,6 +16,7 @@ use tls::{Authority, Signed, trust, write_secret};
 use tonic::body::Body;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
 use tower::{Service, ServiceExt};
 use unanimous_proto::v1;
 use unanimous_server::{Access, AccessFiles, CALLS, Config, Role};
@@ -23,8 +24,9 @@ use unanimous_server::{Access, AccessFiles, CALLS, Config, Role};
 /// Everything that a guarded server is tried with.
 struct World {
     authority: Authority,
-    dir: tempfile::TempDir,
     server: Running,
+    /// Goes last: without its directory the log ends the process.
+    dir: tempfile::TempDir,
 }
 
 const TOKENS: [(&str, &str); 6] = [
@@ -60,14 +62,24 @@ fn tokens_file(dir: &Path) -> std::path::PathBuf {
 }
 
 impl World {
-    fn start(change: impl FnOnce(&Path, &mut AccessFiles)) -> Self {
+    async fn start(change: impl FnOnce(&Path, &mut AccessFiles)) -> Self {
+        let config = Config { reflection: true, ..once() };
+        Self::start_with(config, change).await
+    }
+
+    async fn start_with(config: Config, change: impl FnOnce(&Path, &mut AccessFiles)) -> Self {
         let (authority, dir) = (Authority::new("ours"), tempfile::tempdir().unwrap());
         let mut files = files(dir.path(), &authority);
         change(dir.path(), &mut files);
-        let config = Config { reflection: true, ..once() };
         let access = Access::load(files).unwrap();
         let server = start_guarded(&dir.path().join("log"), config, access);
-        Self { authority, dir, server }
+        let world = Self { authority, server, dir };
+        let anybody = world.authority.client(&["unanimous:role/reader"]);
+        for at in [world.server.sessions, world.server.admin] {
+            let mut watch = watch_health(world.channel(at, Some(&anybody)).await).await;
+            while next(&mut watch).await.unwrap().unwrap().status() != ServingStatus::Serving {}
+        }
+        world
     }
 
     async fn channel(&self, to: SocketAddr, as_whom: Option<&Signed>) -> Channel {
@@ -154,7 +166,7 @@ fn a_reader_changes_nothing_and_only_participants_take_part() {
 /// Every call, on both ports, as everybody: by certificate and by token.
 #[tokio::test]
 async fn z_01_every_call_is_refused_to_nobody_and_to_the_wrong_role() {
-    let world = World::start(|dir, files| files.tokens_file = Some(tokens_file(dir)));
+    let world = World::start(|dir, files| files.tokens_file = Some(tokens_file(dir))).await;
     let mut refused = world.refused().await;
     let mut checked = 0;
     for at in [world.server.sessions, world.server.admin] {
@@ -203,10 +215,9 @@ async fn z_01_every_call_is_refused_to_nobody_and_to_the_wrong_role() {
 /// reliability.md Z-04.
 #[tokio::test]
 async fn z_04_a_reader_that_would_act_is_refused_and_in_the_audit() {
-    let world = World::start(|_, _| {});
+    let world = World::start(|_, _| {}).await;
     let rosa = world.authority.client(&["unanimous:name/rosa", "unanimous:role/reader"]);
     let channel = world.channel(world.server.admin, Some(&rosa)).await;
-    client(&world).await.begin().await;
     let force = "/unanimous.v1.AdminService/ForceTransaction";
     assert_eq!(call(&channel, force, None).await, Code::PermissionDenied);
     let admin = v1::admin_service_client::AdminServiceClient::new(channel);
@@ -239,7 +250,7 @@ async fn client(world: &World) -> Client {
 /// A participant's name is its certificate's.
 #[tokio::test]
 async fn a_participant_takes_no_other_name_than_its_certificates() {
-    let world = World::start(|_, _| {});
+    let world = World::start(|_, _| {}).await;
     let before = world.refused().await;
     let bank_a = ["unanimous:name/whatever", "unanimous:participant/bank-a"];
     let mut own = dial(&world, &bank_a, "bank-a").await;
@@ -268,7 +279,7 @@ async fn meddle(world: &World, bank_b: &mut Participant, body: Tell, ignored: u6
 /// Whatever one participant says of another's branch changes nothing.
 #[tokio::test]
 async fn a_participant_cannot_enlist_vote_ask_or_acknowledge_for_another() {
-    let world = World::start(|_, _| {});
+    let world = World::start(|_, _| {}).await;
     let mut bank_a = dial(&world, &["unanimous:participant/bank-a"], "bank-a").await;
     bank_a.hello(Vec::new()).await;
     let mut bank_b = dial(&world, &["unanimous:participant/bank-b"], "bank-b").await;
@@ -320,11 +331,8 @@ async fn a_participant_cannot_enlist_vote_ask_or_acknowledge_for_another() {
 #[tokio::test]
 async fn a_peer_without_a_handshake_is_closed_in_time_and_is_in_nobodys_way() {
     use std::io::{Read, Write};
-    let (authority, dir) = (Authority::new("ours"), tempfile::tempdir().unwrap());
-    let access = Access::load(files(dir.path(), &authority)).unwrap();
     let config = Config { hello_ms_max: 3_000, connections_max: 5, ..once() };
-    let server = start_guarded(&dir.path().join("log"), config, access);
-    let world = World { authority, dir, server };
+    let world = World::start_with(config, |_, _| {}).await;
     let dial = |words: &[u8]| {
         let mut stream = std::net::TcpStream::connect(world.server.sessions).unwrap();
         stream.set_read_timeout(Some(GUARD)).unwrap();
