@@ -4,6 +4,10 @@
 //! The bare loop is what cannot be beaten by much: it knows both databases, sends to both at the
 //! same time, writes no log and would lose its decisions. Both run in turns on the same server, and
 //! what is compared are medians.
+//!
+//! Both databases belong to one service, in the bare loop and by itself in ours: one participant
+//! with two resources, and so one session with the coordinator. `--apart` gives each database a
+//! participant of its own. `--early` has the last work at each database vote at once.
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -17,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::NoTls;
 use unanimous_databases::postgres::Postgres as Server;
 use unanimous_sdk::postgres::Postgres;
-use unanimous_sdk::{Attached, Client, Participant};
+use unanimous_sdk::{Attached, Client, Participant, ParticipantBuilder};
 use unanimous_tests::real::latency::median;
 use unanimous_tests::real::{Coordinator, Report};
 
@@ -38,6 +42,12 @@ struct Arguments {
     /// How many clients.
     #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
     clients: Vec<usize>,
+    /// Each database belongs to a participant of its own.
+    #[arg(long)]
+    apart: bool,
+    /// Work ends with its vote: `PostgresWork::vote` instead of `end`.
+    #[arg(long)]
+    early: bool,
 }
 
 fn main() -> ExitCode {
@@ -63,7 +73,7 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     let home = tempfile::tempdir()?;
     let mut coordinator = Coordinator::new(home.path(), &home.path().join("log"))?;
     coordinator.start().await?;
-    let ours = Arc::new(Ours::start(&coordinator, &urls, clients_max).await?);
+    let ours = Arc::new(Ours::start(&coordinator, &urls, clients_max, arguments).await?);
     report.row(&["clients", "bare tx/s", "ours tx/s", "ratio"].map(ToOwned::to_owned));
     let turn = Duration::from_secs(arguments.seconds);
     for &clients in &arguments.clients {
@@ -190,11 +200,12 @@ impl Bare {
     }
 }
 
-/// The coordinator and a participant for each database, with handlers in this process.
+/// The coordinator, and the databases' participants with their handlers in this process.
 struct Ours {
     client: Client,
     sides: [Attached<Postgres>; 2],
     participants: Vec<Participant>,
+    early: bool,
 }
 
 impl Ours {
@@ -202,21 +213,25 @@ impl Ours {
         coordinator: &Coordinator,
         urls: &[String; 2],
         clients_max: usize,
+        arguments: &Arguments,
     ) -> anyhow::Result<Self> {
         let client = Client::builder(coordinator.url(), "two-databases").connect()?;
+        let builder = |name: &str| Participant::builder(name).coordinator(coordinator.url());
+        let attach = |builder: &mut ParticipantBuilder, resource: &str, url: &str| {
+            let postgres = Postgres::url(url)?.work_pool_max(clients_max + 16).build();
+            anyhow::Ok(builder.attach(resource, postgres))
+        };
+        let mut first = builder("bank");
+        let mut second = arguments.apart.then(|| builder("other-bank"));
+        let here = attach(&mut first, "accounts/a", &urls[0])?;
+        let there = attach(second.as_mut().unwrap_or(&mut first), "accounts/b", &urls[1])?;
         let mut participants = Vec::new();
-        let mut side = async |at: usize| {
-            let name = ["bank-a", "bank-b"][at];
-            let mut builder = Participant::builder(name).coordinator(coordinator.url());
-            let postgres = Postgres::url(&urls[at])?.work_pool_max(clients_max + 16).build();
-            let attached = builder.attach(format!("{name}/accounts"), postgres);
+        for builder in [Some(first), second].into_iter().flatten() {
             let participant = builder.start().await?;
             participant.connected(CONNECTED_MAX).await?;
             participants.push(participant);
-            anyhow::Ok(attached)
-        };
-        let sides = [side(0).await?, side(1).await?];
-        Ok(Self { client, sides, participants })
+        }
+        Ok(Self { client, sides: [here, there], participants, early: arguments.early })
     }
 
     async fn transact(&self, client: usize) -> anyhow::Result<()> {
@@ -227,7 +242,11 @@ impl Ours {
             let work = self.sides[at].join(&context).await?;
             let update = work.prepare_cached(UPDATE).await.context("a statement")?;
             work.execute(&update, &[&account]).await.context("the work")?;
-            work.end();
+            if self.early {
+                work.vote();
+            } else {
+                work.end();
+            }
             anyhow::Ok(())
         };
         tokio::try_join!(work(0), work(1))?;
