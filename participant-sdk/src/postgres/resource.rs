@@ -325,7 +325,7 @@ impl Postgres {
         match pinned {
             Some(pinned) => {
                 let said = pinned.say(sql, ANSWER_MAX).await?;
-                pinned.release();
+                pinned.release_fresh();
                 Ok(said)
             }
             None => self.server.ask(sql).await,

@@ -36,10 +36,15 @@ impl Pinned {
 
     /// Nothing of the branch is left on it: it may go back to the pool.
     pub(super) fn release(&self) {
+        self.clean.store(true, Ordering::SeqCst);
+    }
+
+    /// The same, and the server has answered just now.
+    pub(super) fn release_fresh(&self) {
         if self.guarded.load(Ordering::SeqCst) {
             self.object.branch_ended();
         }
-        self.clean.store(true, Ordering::SeqCst);
+        self.release();
     }
 
     pub(super) fn in_use(&self) -> bool {
