@@ -46,6 +46,7 @@ fn next(status: &v1::GetStatusResponse) -> String {
         (status.transactions_heuristic > 0, "unanimous tx list --filter 'state=HEURISTIC'"),
         (status.transactions_stuck > 0, "unanimous tx list --filter 'stuck=true'"),
         (status.orphans > 0, "unanimous orphan list"),
+        (status.proposals > 0, "unanimous force list"),
     ];
     let commands: Vec<&str> =
         commands.into_iter().filter(|(needed, _)| *needed).map(|(_, command)| command).collect();
@@ -97,6 +98,10 @@ fn rows(status: &v1::GetStatusResponse) -> Vec<Vec<String>> {
         "{} taken over from the log, {} of them finished",
         status.recovered_total, status.recovered_finished_total
     );
+    let operators = format!(
+        "{} forced, {} entries in the audit, {} acts wait for a second person",
+        status.forced_total, status.audit_entries, status.proposals
+    );
     let sessions = format!(
         "{} of {} known participants, {} clients connected",
         status.participants_connected, status.participants_known, status.clients_connected
@@ -111,6 +116,7 @@ fn rows(status: &v1::GetStatusResponse) -> Vec<Vec<String>> {
         ("sessions", sessions),
         ("since start", since),
         ("recovered", recovered),
+        ("operators", operators),
         ("orphans", format!("{} branches that no record explains", status.orphans)),
         ("unexpected", format!("{} messages", status.unexpected_messages_total)),
         ("not allowed", format!("{} calls", status.refused_calls_total)),

@@ -58,8 +58,11 @@ fn rows(transaction: &v1::Transaction, output: Output) -> Vec<Vec<String>> {
     rows
 }
 
-/// How often it was sent, and when it will be again.
+/// How often it was sent again, and when it will be.
 fn tries_words(transaction: &v1::Transaction) -> String {
+    if transaction.waiting_on.is_empty() {
+        return "-".to_owned();
+    }
     match (transaction.tries, transaction.next_try_ms) {
         (0, 0) => "-".to_owned(),
         (tries, 0) => tries.to_string(),
@@ -219,7 +222,7 @@ mod tests {
         assert_eq!(tries_words(&found), "3, the next one in 12s");
         found.tries = 0;
         assert_eq!(tries_words(&found), "none but the first, again in 12s");
-        found.next_try_ms = 0;
+        found.waiting_on.clear();
         assert_eq!(tries_words(&found), "-");
     }
 }

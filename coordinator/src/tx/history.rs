@@ -8,6 +8,7 @@ use crate::connect;
 use crate::errors::Failure;
 use crate::output::{Document, Output, canonical_json, escape_lines};
 use serde_json::{Value, json};
+use std::time::{Duration, SystemTime};
 use unanimous_proto::v1;
 use v1::Outcome;
 
@@ -81,7 +82,9 @@ fn unknown(id: &IdArg) -> Failure {
 /// Its begin, and every act.
 fn rows(known: &Known, output: Output) -> Vec<Vec<String>> {
     let began = known.transaction.iter().map(|one| {
-        let words = [output.ago(one.age_ms), "began".to_owned()];
+        let at = SystemTime::now().checked_sub(Duration::from_millis(one.age_ms));
+        let at = output.at(at.unwrap_or(SystemTime::UNIX_EPOCH));
+        let words = [at, "began".to_owned()];
         let rest = std::iter::repeat_n(String::new(), 4);
         words.into_iter().chain(rest).chain([one.name.clone()]).collect()
     });
