@@ -17,8 +17,6 @@ use crate::output::{Document, Output, canonical_json, quoted, talk};
 use crate::runtime;
 use crate::tx::{outcome_word, short_id, state_word};
 use ladder::{Given, Step};
-use tonic::Status;
-use tonic_types::StatusExt;
 use unanimous_proto::v1;
 use v1::ActKind;
 
@@ -156,22 +154,12 @@ fn planned(asked: &Asked<'_>, gtrid: &str, global: &Global) -> Result<v1::Plan, 
                 let next = format!("unanimous tx describe {gtrid} -o json");
                 Failure::new(failure.code(), what, status.message(), next)
             }
-            // Whoever comes too late is told what there is on record.
-            Code::TxEnded => ended(gtrid, &status),
+            Code::TxEnded => ladder::ended(&status, gtrid),
             _ => failure,
         })
     })?;
     let none = || Failure::new(Code::Failed, "no plan", "an empty answer", "unanimous version");
     planned.into_inner().plan.ok_or_else(none)
-}
-
-fn ended(gtrid: &str, status: &Status) -> Failure {
-    let outcome =
-        status.get_details_error_info().and_then(|mut info| info.metadata.remove("outcome"));
-    let outcome = outcome.unwrap_or_else(|| "unknown".to_owned());
-    let what = format!("refused: it has ended, outcome {outcome}");
-    let why = "every branch has ended, and what was told is never taken back";
-    Failure::new(Code::TxEnded, what, why, format!("unanimous tx history {gtrid}"))
 }
 
 /// People have read it on stderr.

@@ -76,6 +76,7 @@ pub(super) fn not_done(
     match (codes::code(&reason), told) {
         (Some(Code::TxMoved), Some(told)) => refused(&told).or(&danger.again),
         (_, Some(told)) => refused(&told),
+        (Some(Code::TxEnded), None) => ended(status, danger.id),
         (Some(Code::SecondPersonNeeded), None) => second_person(status.message(), danger),
         _ if is_unknown(status.code(), &reason) => match &plan.refusal {
             // On the plan's version it cannot have been done, and on another one it is refused.
@@ -106,6 +107,15 @@ pub(crate) fn unknown(why: &str, danger: &Danger<'_>) -> Failure {
     let what = "it was sent, and nobody knows whether it was done";
     let next = format!("unanimous audit list --id {}", danger.id);
     Failure::new(Code::ActUnknown, what, why, next)
+}
+
+/// Whoever comes too late is told what there is on record.
+pub(super) fn ended(status: &Status, gtrid: &str) -> Failure {
+    let info = status.get_details_error_info();
+    let outcome = info.and_then(|info| info.metadata.get("outcome").cloned()).unwrap_or_default();
+    let what = format!("refused: it has ended, outcome {}", outcome.replace('_', " "));
+    let why = "every branch has ended, and what was told is never taken back";
+    Failure::new(Code::TxEnded, what, why, format!("unanimous tx history {gtrid}"))
 }
 
 /// What the coordinator says of an act that the state forbids.
@@ -253,6 +263,7 @@ mod tests {
                 Code::SecondPersonNeeded,
                 Exit::Refused,
             ),
+            (Answered::FailedPrecondition, "TX_ENDED", Code::TxEnded, Exit::Refused),
             (Answered::FailedPrecondition, "OF_TOMORROW", Code::Refused, Exit::Refused),
             (Answered::ResourceExhausted, "AUDIT_FULL", Code::AuditFull, Exit::Failed),
             (Answered::PermissionDenied, "NOT_ALLOWED", Code::NotAllowed, Exit::NotAllowed),
