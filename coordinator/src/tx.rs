@@ -1,8 +1,8 @@
 //! `unanimous tx`: transactions, for people and scripts.
 //!
-//! Reading order: `list` (pages, filters and their mistakes), `describe` (one, and what can be done)
-//! and `history` (what was done), `watch` (what changes) and `screen` (where it is drawn), `words`
-//! (what all of them say).
+//! Reading order: `list` (pages, filters and their mistakes), `describe` (one, and what can be
+//! done) and `history` (what was done), `watch` (what changes) and `screen` (where it is drawn),
+//! `words` (what all of them say).
 
 mod describe;
 mod history;
