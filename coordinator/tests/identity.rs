@@ -115,6 +115,29 @@ async fn z_06_a_participant_is_told_why_it_is_not_let_in() {
     bank.close().await;
 }
 
+/// A client has only its log to say it: once, and not each time that it dials.
+#[tokio::test]
+async fn z_06_a_client_says_in_its_log_why_it_is_not_let_in() {
+    let home = Home::make();
+    home.cert(&["participant", "bank-a"]);
+    let guarded = Guarded::start(&home, home.serve());
+    let log = home.path("sdk.log");
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(std::sync::Mutex::new(std::fs::File::create(&log).unwrap()))
+        .finish();
+    let told = tracing::subscriber::set_default(subscriber);
+    let client = Client::builder(guarded.sessions.clone(), "shop")
+        .credentials(credentials(&home, "bank-a"))
+        .begin_within(Duration::from_secs(2))
+        .connect()
+        .unwrap();
+    client.begin("transfer").await.unwrap_err();
+    drop(told);
+    let log = std::fs::read_to_string(log).unwrap();
+    assert_eq!(log.matches("no session with the coordinator").count(), 1, "{log}");
+    assert!(log.contains("WARN") && log.contains("is no client"), "{log}");
+}
+
 async fn eventually_async<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) -> T {
     let asking = async {
         loop {

@@ -73,6 +73,8 @@ pub(crate) struct Link {
     open: HashMap<u64, Option<oneshot::Sender<Heard>>>,
     calls_max: usize,
     last_call: u64,
+    /// It has been told that there is no session.
+    lost: bool,
     inbox: mpsc::Receiver<Ask>,
 }
 
@@ -91,6 +93,7 @@ impl Link {
             open: HashMap::new(),
             calls_max,
             last_call: 0,
+            lost: false,
             inbox,
         }
     }
@@ -139,10 +142,18 @@ impl Link {
                 let body = Some(Say::Hello(hello));
                 self.session.dial(v1::TransactRequest { call: 0, body });
             }
-            SessionEvent::Opened => tracing::debug!(client = ?self.name, "the session is open"),
+            SessionEvent::Opened => {
+                self.lost = false;
+                tracing::debug!(client = ?self.name, "the session is open");
+            }
             SessionEvent::Message(message) => self.on_message(message),
+            // Once, however often it is dialled in vain.
+            SessionEvent::Lost(why) if self.lost => {
+                tracing::debug!(client = ?self.name, ?why, "still no session");
+            }
             SessionEvent::Lost(why) => {
-                tracing::debug!(client = ?self.name, why = ?why, "no session with the coordinator");
+                self.lost = true;
+                tracing::warn!(client = ?self.name, ?why, "no session with the coordinator");
                 self.open.clear();
             }
         }

@@ -145,3 +145,76 @@ fn time((tag, content): (u8, &[u8])) -> Option<SystemTime> {
     let (hour, minute, second) = (part(8, 10)?, part(10, 12)?, part(12, 14)?);
     humantime::parse_rfc3339(&format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z")).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Role;
+    use rcgen::string::Ia5String;
+    use rcgen::{CertificateParams, KeyPair, SanType, date_time_ymd};
+    use unanimous_core::ParticipantName;
+
+    fn signed(change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+        let mut params = CertificateParams::default();
+        change(&mut params);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    fn with_names(uris: &[&str]) -> Certificate {
+        let uri = |uri: &&str| SanType::URI(Ia5String::try_from(*uri).unwrap());
+        Certificate::read(&signed(|params| {
+            params.subject_alt_names = uris.iter().map(uri).collect();
+        }))
+    }
+
+    #[test]
+    fn the_times_of_a_certificate_are_read_and_nothing_is_read_from_a_part_of_one() {
+        // The second half of the century has another form.
+        for (year, text) in [(2031, "2031-02-03T00:00:00Z"), (2061, "2061-02-03T00:00:00Z")] {
+            let der = signed(|params| {
+                params.not_before = date_time_ymd(1999, 12, 31);
+                params.not_after = date_time_ymd(year, 2, 3);
+            });
+            let (begins, ends) = validity(&der).unwrap();
+            let seconds = |at| humantime::format_rfc3339_seconds(at).to_string();
+            assert_eq!((&*seconds(begins), &*seconds(ends)), ("1999-12-31T00:00:00Z", text));
+            for length in 0..der.len() {
+                assert_eq!(validity(&CertificateDer::from(&der[..length])), None);
+            }
+        }
+        assert_eq!(validity(&CertificateDer::from(&b"\x30\x84\xff\xff\xff\xff\x30"[..])), None);
+    }
+
+    #[test]
+    fn roles_are_the_ones_that_are_known_and_participants_have_good_names() {
+        let roles = with_names(&[
+            "unanimous:name/bank",
+            "unanimous:role/client",
+            "unanimous:role/emperor",
+            "unanimous:role/participant",
+            "unanimous:participant/bank-a",
+            "unanimous:participant/BANK'; DROP",
+            "unanimous:participant/",
+            "https://unanimous:role/admin",
+            "unanimous:role/admin/x",
+        ])
+        .roles();
+        assert_eq!(roles.words(), ["client", "participant:bank-a"]);
+        assert!(roles.may_be_named(&ParticipantName::new("bank-a").unwrap()));
+        assert!(!roles.may_be_named(&ParticipantName::new("bank-b").unwrap()));
+        let nothing = with_names(&["unanimous:name/bank"]).roles();
+        assert!(Role::ALL.into_iter().all(|role| !nothing.has(role)));
+        assert!(!nothing.may_be_named(&ParticipantName::new("bank-a").unwrap()));
+    }
+
+    #[test]
+    fn a_name_is_the_own_one_or_the_first_or_the_digest_and_never_a_hostile_one() {
+        let name = |uris: &[&str]| with_names(uris).name();
+        assert_eq!(name(&["spiffe://corp/x", "unanimous:name/alice"]), "alice");
+        assert_eq!(name(&["spiffe://corp/x"]), "spiffe://corp/x");
+        assert!(name(&[]).starts_with("sha256:"));
+        assert!(name(&["unanimous:name/a\u{1b}[2J\n"]).starts_with("sha256:"));
+        let long = format!("unanimous:name/{}", "a".repeat(300));
+        assert!(name(&[&long]).starts_with("sha256:"), "what is cut would be another name");
+    }
+}

@@ -159,3 +159,54 @@ fn time_of(word: &str) -> Option<SystemTime> {
         .or_else(|_| humantime::parse_rfc3339(&format!("{word}T00:00:00Z")))
         .ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn read(line: &str) -> Result<Token, String> {
+        let (_, words) = lines(line).next().ok_or("nothing")?;
+        read_token(&words)
+    }
+
+    #[test]
+    fn a_line_that_is_made_is_read_and_lets_in_only_its_token() {
+        let line = token_line("alice", &[Role::Operator, Role::Client], "s3cret", None).unwrap();
+        assert!(!line.contains("s3cret"));
+        let token = read(&line).unwrap();
+        assert_eq!((token.name.as_str(), token.roles.words().len()), ("alice", 2));
+        for (word, fits) in [("s3cret", true), ("s3cre", false), ("", false), ("S3CRET", false)] {
+            assert_eq!(token.is(&token_digest(word.as_bytes())), fits, "{word:?}");
+        }
+        for name in ["", "a b", "#", &"a".repeat(257)] {
+            assert!(token_line(name, &[Role::Reader], "x", None).is_err(), "{name:?}");
+        }
+        assert!(token_line("a", &[], "x", None).is_err(), "a token for nothing");
+        assert!(token_line("a", &[Role::Reader], "x", Some("soon")).is_err());
+    }
+
+    #[test]
+    fn a_token_ends_at_its_time() {
+        let ends = |text: &str| {
+            let line = token_line("a", &[Role::Reader], "x", Some(text)).unwrap();
+            read(&line).unwrap()
+        };
+        let day = humantime::parse_rfc3339("2027-01-31T00:00:00Z").unwrap();
+        let second = Duration::from_secs(1);
+        for text in ["2027-01-31", "2027-01-31T00:00:00Z"] {
+            let token = ends(text);
+            assert!(!token.ended(day - second) && token.ended(day), "{text}");
+        }
+        assert!(!read(&token_line("a", &[Role::Reader], "x", None).unwrap()).unwrap().ended(day));
+    }
+
+    #[test]
+    fn digests_have_digits_only() {
+        let digits = "0".repeat(62);
+        assert!(digest_of(&format!("{digits}aF")).is_some());
+        for bad in ["+1", "é", "0", "0x", " 1", "000"] {
+            assert_eq!(digest_of(&format!("{digits}{bad}")), None, "{bad:?}");
+        }
+    }
+}
