@@ -103,7 +103,8 @@ pub enum Record {
         resources: Vec<ResourceId>,
     },
     /// **F** As [`Record::Heuristic`], of a transaction that an operator has acted on; as
-    /// [`Record::Carried`] when it moves (then **L**). A later record of its whole state replaces it.
+    /// [`Record::Carried`] when it moves (then **L**). A later record of its whole state replaces
+    /// it.
     Forced {
         /// The transaction.
         gtrid: Gtrid,

@@ -6,9 +6,8 @@ use unanimous_core::Limits;
 use unanimous_core::record::DETAIL_BYTES_MAX;
 use unanimous_recovery::frame::RECORD_BYTES_MAX;
 
-/// The most one branch adds to a record: its id (again where it decided alone, and where an operator has
-/// said how it ended), names, evidence and
-/// words at their longest, and their lengths.
+/// The most one branch adds to a record: its id (again where it decided alone, and where an
+/// operator has said how it ended), names, evidence and words at their longest, and their lengths.
 const BRANCH_RECORD_BYTES_MAX: usize = 3 * 24 + 65 + 130 + 2 + 296 + 2 + DETAIL_BYTES_MAX + 3;
 /// What a record holds besides its branches: gtrid, name, decision, tag, count.
 const RECORD_HEAD_BYTES_MAX: usize = 128;

@@ -8,6 +8,8 @@
 //! The driver never waits for anybody but these inputs: it offers messages to sessions and drops
 //! what has no room. A reply whose caller has gone is dropped too; the work it belonged to goes on.
 
+mod clients;
+
 use crate::acts::{Acts, Writing};
 use crate::client_session::closing;
 use crate::convert;
@@ -16,13 +18,12 @@ use crate::examination::Examinations;
 use crate::orphans::{self, Orphans};
 use crate::refusal::Refusal;
 use crate::registry::Registry;
-use crate::session::{
-    Call, ClientOpened, Gate, Inbound, Offered, Outbound, ParticipantOpened, SessionId,
-};
+use crate::session::{Gate, Inbound, Offered, Outbound, ParticipantOpened, SessionId};
 use crate::shutdown::{Asked, Shutdown};
 use crate::upkeep::Upkeep;
 use crate::view::{self, Query};
 use crate::{ServeError, Stage};
+use clients::client_body;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,7 +35,6 @@ use unanimous_core::{
 };
 use unanimous_proto::v1;
 use unanimous_proto::v1::participate_response::Body;
-use unanimous_proto::v1::transact_response::Body as ClientBody;
 use unanimous_recovery::{Flushed, Writer, codec, crash_point};
 
 /// Events taken before their records go to the log together.
@@ -326,42 +326,6 @@ impl Driver {
         }
     }
 
-    fn on_client(&mut self, opened: ClientOpened) {
-        let ClientOpened { session, call, client, outbound } = opened;
-        tracing::debug!(?session, ?client, "client connected");
-        let welcome = ClientBody::Welcome(v1::ClientWelcome {
-            coordinator: Some(convert::owner(self.gate.owner())),
-            timeout_ms_max: self.coordinator.limits().timeout_ms_max,
-        });
-        outbound.offer(v1::TransactResponse { call, body: Some(welcome) });
-        self.clients.insert(session, Client { name: client, outbound, open_calls: 0 });
-    }
-
-    fn on_called(&mut self, now: Millis, session: SessionId, call: u64, request: Call) {
-        let calls_max = self.gate.config().calls_per_client_max;
-        let Some(client) = self.clients.get(&session) else { return };
-        let request = if client.open_calls >= calls_max {
-            Err(Refusal::too_many_calls(calls_max))
-        } else {
-            request.and_then(|request| self.admit(&request).map(|()| request))
-        };
-        match request {
-            Ok(request) => {
-                if let Some(client) = self.clients.get_mut(&session) {
-                    client.open_calls += 1;
-                }
-                let gtrid = match &request {
-                    Request::Commit { gtrid, .. }
-                    | Request::Rollback { gtrid }
-                    | Request::Resolve { gtrid, .. } => Some(*gtrid),
-                    _ => None,
-                };
-                self.request(now, Caller::Client { session, call, gtrid }, request);
-            }
-            Err(refusal) => self.tell_client(session, call, ClientBody::Refused(refusal.wire())),
-        }
-    }
-
     fn request(&mut self, now: Millis, caller: Caller, request: Request) {
         if matches!(request, Request::Commit { .. }) {
             crash_point("serve.commit.requested");
@@ -555,17 +519,6 @@ impl Driver {
         }
     }
 
-    fn tell_client(&mut self, session: SessionId, call: u64, body: ClientBody) {
-        let Some(client) = self.clients.get(&session) else { return };
-        let message = v1::TransactResponse { call, body: Some(body) };
-        if client.outbound.offer(message) == Offered::Full
-            && let Some(client) = self.clients.remove(&session)
-        {
-            tracing::warn!(?session, client = ?client.name, "client does not read: disconnected");
-            client.outbound.disconnect();
-        }
-    }
-
     fn on_query(&mut self, now: Millis, query: Query) {
         match query {
             Query::Retry(gtrid, to) => {
@@ -715,22 +668,5 @@ fn before_reply(response: &Response) {
             after_write("serve.reply.after_send");
         }
         _ => {}
-    }
-}
-
-fn client_body(gtrid: Option<Gtrid>, response: Response) -> ClientBody {
-    match (gtrid, response) {
-        (_, Response::Refused(refusal)) => ClientBody::Refused(Refusal::from(refusal).wire()),
-        (_, Response::Begun { gtrid, timeout_ms }) => {
-            ClientBody::Begun(v1::Begun { gtrid: gtrid.as_bytes().to_vec(), timeout_ms })
-        }
-        (Some(gtrid), response) => match convert::result(response) {
-            Some(result) => ClientBody::Ended(v1::Ended {
-                gtrid: gtrid.as_bytes().to_vec(),
-                result: Some(result),
-            }),
-            None => ClientBody::Refused(Refusal::internal().wire()),
-        },
-        (None, _) => ClientBody::Refused(Refusal::internal().wire()),
     }
 }

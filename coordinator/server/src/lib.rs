@@ -6,9 +6,10 @@
 //!  people, scripts =call=> unary -----------------+   (the core) +--> replies
 //!  operators =====call==> admin (a thread) ------- view ---^
 //! ```
-//! Reading order: [`Config`] (what bounds it), `serve` (start and stop), `access`,
-//! `door` and `identity` (who may come in), `session` (what sessions share), `participant_session`, `client_session`, `unary`, `driver` (the loop), `registry` (who
-//! gets a message), `view`, `filter` and `admin` (what operators see), `convert` and `refusal` (the
+//! Reading order: [`Config`] (what bounds it), `serve` (start and stop), `access`, `door` and
+//! `identity` (who may come in), `session` (what sessions share), `participant_session`,
+//! `client_session`, `unary`, `driver` (the loop), `registry` (who gets a message), `view`,
+//! `filter` and `admin` (what operators see), `acts` (what they do), `convert` and `refusal` (the
 //! wire).
 //!
 //! What this crate is *not*: it decides nothing (that is `unanimous-core`), stores nothing

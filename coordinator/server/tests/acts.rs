@@ -7,9 +7,11 @@ mod common;
 mod tls;
 
 use common::*;
+use std::net::SocketAddr;
 use tls::{Authority, trust};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_types::StatusExt;
 use unanimous_core::{Bqual, Gtrid};
 use unanimous_proto::v1;
@@ -230,7 +232,7 @@ struct Guarded {
 }
 
 impl Guarded {
-    fn start() -> Self {
+    async fn start() -> Self {
         let (authority, dir) = (Authority::new("ours"), tempfile::tempdir().unwrap());
         let (cert, key) = authority.server("localhost").write(dir.path(), "server");
         let ca = dir.path().join("ca.pem");
@@ -239,24 +241,31 @@ impl Guarded {
         let config = Config { second_person: true, ..once() };
         let access = Access::load(files).unwrap();
         let server = start_guarded(&dir.path().join("log"), config, access);
-        Self { authority, server, _dir: dir }
+        let world = Self { authority, server, _dir: dir };
+        for at in [world.server.sessions, world.server.admin] {
+            let channel = world.channel(at, &["unanimous:role/reader"]).await;
+            let mut watch = watch_health(channel).await;
+            while next(&mut watch).await.unwrap().unwrap().status() != ServingStatus::Serving {}
+        }
+        world
+    }
+
+    async fn channel(&self, to: SocketAddr, uris: &[&str]) -> Channel {
+        let signed = self.authority.client(uris);
+        let tls = trust(&self.authority, Some(&signed));
+        let address = format!("https://localhost:{}", to.port());
+        let endpoint = Channel::from_shared(address).unwrap().tls_config(tls).unwrap();
+        endpoint.connect().await.unwrap()
     }
 
     async fn admin(&self, name: &str, role: &str) -> Admin {
         let uris = [format!("unanimous:name/{name}"), format!("unanimous:role/{role}")];
-        let signed = self.authority.client(&uris.each_ref().map(String::as_str));
-        let tls = trust(&self.authority, Some(&signed));
-        let address = format!("https://localhost:{}", self.server.admin.port());
-        let endpoint = Channel::from_shared(address).unwrap().tls_config(tls).unwrap();
-        AdminServiceClient::new(endpoint.connect().await.unwrap())
+        let uris = uris.each_ref().map(String::as_str);
+        AdminServiceClient::new(self.channel(self.server.admin, &uris).await)
     }
 
     async fn begin(&self) -> Gtrid {
-        let signed = self.authority.client(&["unanimous:role/client"]);
-        let tls = trust(&self.authority, Some(&signed));
-        let address = format!("https://localhost:{}", self.server.sessions.port());
-        let endpoint = Channel::from_shared(address).unwrap().tls_config(tls).unwrap();
-        let channel = endpoint.connect().await.unwrap();
+        let channel = self.channel(self.server.sessions, &["unanimous:role/client"]).await;
         let mut unary = v1::transaction_service_client::TransactionServiceClient::new(channel);
         let begun = unary.begin(v1::BeginRequest::default()).await.unwrap().into_inner();
         begun.gtrid.parse().unwrap()
@@ -265,7 +274,7 @@ impl Guarded {
 
 #[tokio::test]
 async fn a_second_person_approves_and_nobody_else() {
-    let world = Guarded::start();
+    let world = Guarded::start().await;
     let (mut alice, mut bob) =
         (world.admin("alice", "operator").await, world.admin("bob", "operator").await);
     let mut rosa = world.admin("rosa", "reader").await;
