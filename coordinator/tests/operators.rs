@@ -318,6 +318,26 @@ fn a_short_id_is_not_enough_to_force_and_the_full_one_is_named() {
     assert!(said.stderr.contains("next: unanimous tx list -o id\n"), "{said:?}");
 }
 
+/// What cannot be in the audit is not done.
+#[test]
+fn with_a_full_audit_nothing_is_forced() {
+    let home = tempfile::tempdir().unwrap();
+    let served = Served::start_in(home, &[], &[("UNANIMOUS_LIMITS_AUDIT_MAX", "2".into())]);
+    served.until_serving();
+    let mut bank = Hand::connect_as(&served, "bank-b", Capability::OnePhase);
+    let gtrid = bank.begin("transfer", 1);
+    let force =
+        |act| served.ask(&["force", act, &gtrid, "--reason", "INC-4411", "--confirm", &gtrid]);
+    for _ in 0..2 {
+        assert_fails(&force("commit"), 5, "VOTES_MISSING");
+    }
+    let full = force("rollback");
+    assert_fails(&full, 1, "AUDIT_FULL");
+    let active = served.ask(&["tx", "list", "--filter", "state=ACTIVE", "-o", "id"]);
+    assert_eq!(active.stdout, format!("{gtrid}\n"));
+    assert_eq!(served.ask(&["audit", "list", "-o", "id"]).stdout, "1\n2\n");
+}
+
 /// The line of the error is run as it stands, by a shell.
 #[test]
 fn the_line_that_is_named_for_scripts_does_it() {
