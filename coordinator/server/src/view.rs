@@ -330,13 +330,13 @@ pub(crate) fn branch_state_word(state: v1::BranchState) -> &'static str {
 /// that a plan of an earlier one fits nothing.
 pub(crate) fn version(driver: &Driver, found: &Transaction) -> u64 {
     let epoch = u64::from(driver.coordinator.owner().epoch);
-    epoch << VERSION_BITS | found.version & (1 << VERSION_BITS) - 1
+    (epoch << VERSION_BITS) | (found.version & ((1 << VERSION_BITS) - 1))
 }
 
 /// The core's number and the epoch.
 pub(crate) fn split_version(version: u64) -> (u64, u32) {
     let epoch = u32::try_from(version >> VERSION_BITS).unwrap_or(u32::MAX);
-    (version & (1 << VERSION_BITS) - 1, epoch)
+    (version & ((1 << VERSION_BITS) - 1), epoch)
 }
 
 /// As people write it.

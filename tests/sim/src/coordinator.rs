@@ -335,10 +335,8 @@ impl World {
             transaction.branches.iter().map(|branch| branch.bqual).collect()
         });
         let number = core.audit_head().map_or(0, |head| head.number) + 1;
-        let bqual = match bquals.len() {
-            0 => Bqual::new(0, 0, core.owner()),
-            many => bquals[self.random.below(many as u64) as usize],
-        };
+        let nobodys = Bqual::new(0, 0, core.owner());
+        let bqual = if bquals.is_empty() { nobodys } else { self.random.pick(&bquals) };
         let ended = self.ledger.branch(&BranchId { gtrid, bqual }).and_then(|b| b.ended);
         let open = transaction.is_some_and(|transaction| {
             use State::{Committing, Heuristic, OnePhase, RollingBack};

@@ -135,8 +135,6 @@ impl Swarm {
         let rot = rate(100, &[300, 1_000]);
         let operates = rate(200, &[100, 400, 800]);
         let limits = draw_limits(random, faultless, decides_alone + misbehave + operates > 0);
-        let times = draw_times(random);
-        let timeout_ms = draw_timeout_ms(random, faultless);
         let participants = random.pick(&[1, 2, 2, 2, 3, 3]);
         Self {
             participants,
@@ -150,8 +148,8 @@ impl Swarm {
             counts_branches: random.chance(850),
             decides_alone,
             limits,
-            times,
-            timeout_ms,
+            times: draw_times(random),
+            timeout_ms: draw_timeout_ms(random, faultless),
             latency_ms: random.pick(&[2, 10, 60]),
             sync_ms: random.pick(&[1, 5, 40]),
             lose,

@@ -239,6 +239,19 @@ pub struct Start {
     pub seed: u64,
 }
 
+/// The transactions with a branch of each participant.
+fn concerned(
+    transactions: &BTreeMap<Gtrid, Transaction>,
+) -> BTreeMap<ParticipantName, BTreeSet<Gtrid>> {
+    let mut concerned: BTreeMap<ParticipantName, BTreeSet<Gtrid>> = BTreeMap::new();
+    for (gtrid, transaction) in transactions {
+        for branch in &transaction.branches {
+            concerned.entry(branch.participant.clone()).or_default().insert(*gtrid);
+        }
+    }
+    concerned
+}
+
 /// Where in the log everything that was recovered begins.
 fn recovered_homes(
     transactions: &BTreeMap<Gtrid, Transaction>,
@@ -300,12 +313,7 @@ impl Coordinator {
             &recovered.participants,
             &recovered.audit,
         );
-        let mut concerned: BTreeMap<ParticipantName, BTreeSet<Gtrid>> = BTreeMap::new();
-        for (gtrid, transaction) in &transactions {
-            for branch in &transaction.branches {
-                concerned.entry(branch.participant.clone()).or_default().insert(*gtrid);
-            }
-        }
+        let concerned = concerned(&transactions);
         let recovered_count = transactions.values().filter(|t| t.state != State::Heuristic).count();
         let mut coordinator = Self {
             limits,

@@ -176,19 +176,10 @@ pub(crate) fn refusal_words(
     let rollback = format!("unanimous force rollback {full} --reason \"...\"");
     let (reason, what, why, next) = match why {
         ActRefusal::Decided => decided(transaction, act, retry, abandon, describe),
-        ActRefusal::VotesMissing => (
-            "VOTES_MISSING",
-            "it cannot be committed by force".to_owned(),
-            "votes are missing: a branch that has not prepared may not be able to commit"
-                .to_owned(),
-            vec![describe, rollback],
-        ),
-        ActRefusal::Undecided => (
-            "TX_UNDECIDED",
-            "none of its branches can be ended alone".to_owned(),
-            "it is undecided: as a whole it can still be rolled back".to_owned(),
-            vec![rollback, describe],
-        ),
+        ActRefusal::VotesMissing | ActRefusal::Undecided => undecided(why, rollback, describe),
+        ActRefusal::BranchUnknown | ActRefusal::BranchFinished => {
+            of_branch(transaction, act, why, describe)
+        }
         ActRefusal::OnePhase => (
             "ONE_PHASE_UNDECIDED",
             "it cannot be forced either way".to_owned(),
@@ -220,18 +211,6 @@ pub(crate) fn refusal_words(
             "somebody has taken it off the list".to_owned(),
             vec![format!("unanimous tx history {full}")],
         ),
-        ActRefusal::BranchUnknown => (
-            "BRANCH_UNKNOWN",
-            "it has no such branch".to_owned(),
-            "no branch of phase two has this id".to_owned(),
-            vec![describe],
-        ),
-        ActRefusal::BranchFinished => (
-            "BRANCH_FINISHED",
-            "the branch has ended".to_owned(),
-            branch_words(transaction, act),
-            vec![describe],
-        ),
         ActRefusal::Moved => (
             "TX_MOVED",
             "it does not stand as in the plan any more".to_owned(),
@@ -243,6 +222,46 @@ pub(crate) fn refusal_words(
 }
 
 type Words = (&'static str, String, String, Vec<String>);
+
+fn undecided(why: ActRefusal, rollback: String, describe: String) -> Words {
+    if why == ActRefusal::VotesMissing {
+        return (
+            "VOTES_MISSING",
+            "it cannot be committed by force".to_owned(),
+            "votes are missing: a branch that has not prepared may not be able to commit"
+                .to_owned(),
+            vec![describe, rollback],
+        );
+    }
+    (
+        "TX_UNDECIDED",
+        "none of its branches can be ended alone".to_owned(),
+        "it is undecided: as a whole it can still be rolled back".to_owned(),
+        vec![rollback, describe],
+    )
+}
+
+fn of_branch(
+    transaction: Option<&Transaction>,
+    act: &Act,
+    why: ActRefusal,
+    describe: String,
+) -> Words {
+    if why == ActRefusal::BranchUnknown {
+        return (
+            "BRANCH_UNKNOWN",
+            "it has no such branch".to_owned(),
+            "no branch of phase two has this id".to_owned(),
+            vec![describe],
+        );
+    }
+    (
+        "BRANCH_FINISHED",
+        "the branch has ended".to_owned(),
+        branch_words(transaction, act),
+        vec![describe],
+    )
+}
 
 fn decided(
     transaction: Option<&Transaction>,
