@@ -281,6 +281,30 @@ fn what_the_branch_says_itself_confirms_or_replaces_what_was_asserted() {
     }
 }
 
+/// Seed 841366: who has nothing to roll back says "done", and that is no word on how it ended.
+#[test]
+fn regression_nothing_to_roll_back_does_not_contradict_a_commit() {
+    let mut script = in_state(State::RollingBack);
+    script.act(Act::Assert { bqual: script.branch(2).bqual, end: Committed });
+    script.flushed().flushed().done(2).flushed();
+    assert_eq!((script.branch_result(2), script.asserted(2)), (Some(Committed), false));
+    assert_eq!(script.coordinator.counters().heuristic, 0);
+    // Given up, it is known at last.
+    let mut script = in_state(State::RollingBack);
+    script.act(Act::Abandon { bqual: script.branch(2).bqual });
+    script.flushed().flushed().done(2).flushed();
+    assert_eq!(script.branch_result(2), Some(RolledBack));
+}
+
+/// Seed 1649029: of two processes that share a resource one has nothing, and the other one's branch
+/// decides alone later.
+#[test]
+fn regression_one_process_has_nothing_and_the_other_has_committed_alone() {
+    let mut script = in_state(State::RollingBack);
+    script.done(1).acknowledges(1, Done::Heuristic(Committed), "by hand").flushed();
+    assert_eq!(script.branch_result(1), Some(Committed));
+}
+
 #[test]
 fn a_mistaken_assertion_can_be_corrected_by_another_one() {
     let mut script = in_state(State::Committing);

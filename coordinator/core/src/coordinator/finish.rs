@@ -222,6 +222,9 @@ impl Coordinator {
                 return;
             }
             (BranchResult::Hazard, told) => told,
+            // A process where nothing was has acknowledged the rollback, and one that shares the
+            // resource with it held the branch.
+            (BranchResult::RolledBack, told) if decided == BranchResult::RolledBack => told,
             _ => BranchResult::Mixed,
         };
         branch.result = Some(result);

@@ -197,13 +197,21 @@ impl Coordinator {
         let Some(transaction) = self.transactions.get_mut(&id.gtrid) else { return };
         let decided = super::finish::decided_as(transaction.decision());
         let Some(branch) = transaction.branch_mut(&id.bqual) else { return };
+        let known = branch.result;
         let told = match done {
+            // Where nothing is, nothing is to be rolled back: it is gone, and no word on its end.
+            Done::Done
+                if decided == BranchResult::RolledBack
+                    && known.is_some_and(|known| known != BranchResult::Hazard) =>
+            {
+                BranchResult::Hazard
+            }
             Done::Done => decided,
             Done::RolledBack | Done::NotPrepared => BranchResult::RolledBack,
             Done::Heuristic(told) => told,
             Done::Retry | Done::Forgotten => return,
         };
-        let known = branch.result.unwrap_or(told);
+        let known = known.unwrap_or(told);
         branch.asserted = false;
         branch.forget_pending |= matches!(done, Done::Heuristic(_));
         let contradicts =

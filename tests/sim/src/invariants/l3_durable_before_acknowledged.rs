@@ -18,7 +18,11 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
         // One process may have found nothing, and say so when another one has prepared: that one
         // asks, and presumes as this one did.
         None => (!branch.prepared || branch.found_nothing) && !branch.told_commit,
-        Some(result) => !branch.told_commit || result == BranchResult::Committed,
+        // What was resolved and is not kept any more is presumed by who asks late.
+        Some(result) => {
+            let forgotten = ledger.transaction(&id.gtrid)?.resolved;
+            !branch.told_commit || result == BranchResult::Committed || forgotten
+        }
     };
     (!fits).then(|| format!("branch {id} acknowledges what is not durable: {branch:?}"))
 }
