@@ -423,7 +423,10 @@ impl Driver {
             }
         }
         let bytes = codec::encode_record(record);
-        if matches!(record, Record::Carried { .. } | Record::CarriedOutcomes { .. }) {
+        // Lazy ones of an operator's only move: a large audit must not be compacted for ever.
+        let of_operators = matches!(record, Record::Forced { .. } | Record::OperatorAct { .. });
+        let carried = matches!(record, Record::Carried { .. } | Record::CarriedOutcomes { .. });
+        if carried || (of_operators && !force) {
             self.upkeep.carried_bytes += bytes.len() as u64;
         }
         self.upkeep.appended = lsn;

@@ -156,8 +156,10 @@ impl Coordinator {
             return;
         }
         transaction.heuristic_pending = None;
-        if transaction.state == State::Heuristic {
+        if transaction.settled() {
             self.unended.remove(&gtrid);
+        }
+        if transaction.state == State::Heuristic {
             self.reply_completed_waiters(gtrid);
         }
         self.reply_acted(gtrid);
@@ -224,7 +226,11 @@ impl Coordinator {
             (BranchResult::Hazard, told) => told,
             // A process where nothing was has acknowledged the rollback, and one that shares the
             // resource with it held the branch.
-            (BranchResult::RolledBack, told) if decided == BranchResult::RolledBack => told,
+            (BranchResult::RolledBack, told)
+                if decided == BranchResult::RolledBack && !branch.matched =>
+            {
+                told
+            }
             _ => BranchResult::Mixed,
         };
         branch.result = Some(result);
@@ -248,8 +254,10 @@ impl Coordinator {
                 if transaction.deviates() || transaction.heuristic_logged =>
             {
                 transaction.enter(now, State::Heuristic);
+                if transaction.settled() {
+                    self.unended.remove(&gtrid);
+                }
                 self.note_recovered_finished(&gtrid);
-                self.unended.remove(&gtrid);
                 self.reply_completed_waiters(gtrid);
                 self.schedule(now, gtrid);
             }

@@ -197,21 +197,13 @@ impl Coordinator {
         let Some(transaction) = self.transactions.get_mut(&id.gtrid) else { return };
         let decided = super::finish::decided_as(transaction.decision());
         let Some(branch) = transaction.branch_mut(&id.bqual) else { return };
-        let known = branch.result;
         let told = match done {
-            // Where nothing is, nothing is to be rolled back: it is gone, and no word on its end.
-            Done::Done
-                if decided == BranchResult::RolledBack
-                    && known.is_some_and(|known| known != BranchResult::Hazard) =>
-            {
-                BranchResult::Hazard
-            }
             Done::Done => decided,
             Done::RolledBack | Done::NotPrepared => BranchResult::RolledBack,
             Done::Heuristic(told) => told,
             Done::Retry | Done::Forgotten => return,
         };
-        let known = known.unwrap_or(told);
+        let known = branch.result.unwrap_or(told);
         branch.asserted = false;
         branch.forget_pending |= matches!(done, Done::Heuristic(_));
         let contradicts =
@@ -251,10 +243,12 @@ impl Coordinator {
             if !self.floor_pending {
                 self.raise_floor(place);
             }
-            self.timers.insert((now.plus(1), gtrid, TimerKind::Retire));
+            let soon = now.plus(self.limits.retry_ms_min.max(1));
+            self.timers.insert((soon, gtrid, TimerKind::Retire));
             return;
         }
         self.cancel_timers(gtrid);
+        self.unended.remove(&gtrid);
         let Some(transaction) = self.transactions.remove(&gtrid) else { return };
         for branch in &transaction.branches {
             self.concern_ended(&branch.participant, &gtrid);
@@ -346,7 +340,6 @@ fn planned(transaction: &Transaction, act: &Act) -> Planned {
 impl Transaction {
     /// What an act changes in the transaction itself.
     fn apply(&mut self, act: &Act, evidence: &str) {
-        let one_phase = self.state == State::OnePhase;
         match act {
             Act::Rollback | Act::Commit => return,
             Act::Resolve => self.resolved = true,
@@ -355,19 +348,23 @@ impl Transaction {
                 branch.result = Some(*end);
                 branch.asserted = true;
                 branch.detail = cut(evidence, DETAIL_BYTES_MAX).to_owned();
-                // Nothing was decided but by the branch itself.
-                if one_phase && *end == BranchResult::RolledBack {
-                    self.cause = Some(RollbackCause::Forced);
-                }
             }
             Act::Abandon { bqual } => {
                 let Some(branch) = self.branch_mut(bqual) else { return };
-                branch.result.get_or_insert(BranchResult::Hazard);
-                branch.asserted = true;
+                let end = *branch.result.get_or_insert(BranchResult::Hazard);
+                // What it has said itself stays its own word: only the forgetting is given up.
+                branch.asserted |= end == BranchResult::Hazard;
                 branch.forget_pending = false;
             }
         }
         self.version += 1;
+    }
+
+    /// Listed, and no branch needs the proof of its end any more: participants may drop it. One that
+    /// an operator has spoken for may come back and commit, until the transaction is resolved.
+    pub(super) fn settled(&self) -> bool {
+        let spoken_for = self.branches.iter().any(|branch| branch.asserted);
+        self.state == State::Heuristic && (self.resolved || !spoken_for)
     }
 
     /// Whose end is an operator's word.

@@ -299,9 +299,7 @@ impl Coordinator {
         }
         let unended: BTreeSet<Gtrid> = transactions
             .iter()
-            .filter(|(gtrid, transaction)| {
-                gtrid.owner().log == start.log && transaction.state != State::Heuristic
-            })
+            .filter(|(gtrid, transaction)| gtrid.owner().log == start.log && !transaction.settled())
             .map(|(gtrid, _)| *gtrid)
             .collect();
         let mut outcomes = recovered.outcomes;

@@ -136,6 +136,10 @@ impl Driver {
 
     pub(crate) fn act(&mut self, now: Millis, order: Order, to: Answer) {
         let gtrid = order.wanted.gtrid;
+        self.acts.drop_old(now);
+        if order.propose && self.acts.proposals.len() >= PROPOSALS_MAX {
+            return answer(to, Err(Refusal::too_many_proposals(PROPOSALS_MAX)));
+        }
         match self.judge(&order) {
             Err(refusal) => answer(to, Err(refusal)),
             Ok((draft, Err(refusal))) => self.refuse(now, Some(gtrid), draft, refusal, Some(to)),
@@ -165,8 +169,6 @@ impl Driver {
             Err(Refusal::act(refusal))
         } else if self.gate.config().second_person && !order.propose {
             Err(Refusal::second_person_needed())
-        } else if order.propose && self.acts.proposals.len() >= PROPOSALS_MAX {
-            return Err(Refusal::too_many_proposals(PROPOSALS_MAX));
         } else {
             Ok((act, plan))
         };

@@ -18,11 +18,12 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
         // One process may have found nothing, and say so when another one has prepared: that one
         // asks, and presumes as this one did.
         None => (!branch.prepared || branch.found_nothing) && !branch.told_commit,
-        // What was resolved and is not kept any more is presumed by who asks late.
-        Some(result) => {
-            let forgotten = ledger.transaction(&id.gtrid)?.resolved;
-            !branch.told_commit || result == BranchResult::Committed || forgotten
+        // Who asks late about what was resolved, and is not kept any more, is told what is presumed,
+        // and has ended so.
+        Some(BranchResult::RolledBack) if branch.told_rollback => {
+            !branch.told_commit || ledger.transaction(&id.gtrid)?.resolved
         }
+        Some(result) => !branch.told_commit || result == BranchResult::Committed,
     };
     (!fits).then(|| format!("branch {id} acknowledges what is not durable: {branch:?}"))
 }
