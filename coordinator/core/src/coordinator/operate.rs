@@ -360,8 +360,8 @@ impl Transaction {
         self.version += 1;
     }
 
-    /// Listed, and no branch needs the proof of its end any more: participants may drop it. One that
-    /// an operator has spoken for may come back and commit, until the transaction is resolved.
+    /// Listed, and no branch needs the proof of its end any more: participants may drop it. One
+    /// that an operator has spoken for may come back and commit, until the transaction is resolved.
     pub(super) fn settled(&self) -> bool {
         let spoken_for = self.branches.iter().any(|branch| branch.asserted);
         self.state == State::Heuristic && (self.resolved || !spoken_for)

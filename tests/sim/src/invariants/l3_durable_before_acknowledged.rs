@@ -18,8 +18,8 @@ fn on_fact(ledger: &Ledger, fact: &Fact<'_>) -> Option<String> {
         // One process may have found nothing, and say so when another one has prepared: that one
         // asks, and presumes as this one did.
         None => (!branch.prepared || branch.found_nothing) && !branch.told_commit,
-        // Who asks late about what was resolved, and is not kept any more, is told what is presumed,
-        // and has ended so.
+        // Who asks late about what was resolved, and is not kept any more, is told what is
+        // presumed, and has ended so.
         Some(BranchResult::RolledBack) if branch.told_rollback => {
             !branch.told_commit || ledger.transaction(&id.gtrid)?.resolved
         }
