@@ -61,7 +61,7 @@
 //! inside of a test: `InProcess`).
 //!
 //! What this crate is *not*: the protocol of a branch is `unanimous_core::participant`, run here by
-//! one task; no decision is ever made here. It prints nothing and reads no configuration.
+//! one task; no decision is made here, unless a [`HeuristicPolicy`] was asked for. It prints nothing and reads no configuration.
 
 #[cfg(feature = "axum")]
 mod axum;
@@ -110,15 +110,15 @@ pub use participant::{
     Attached, Branch, JoinError, NotConnected, Participant, ParticipantBuilder, ParticipantState,
     StartError,
 };
-pub use resource::{Prepared, Resource, Retry, Unfit};
+pub use resource::{EndedAlone, Prepared, Resource, Retry, Unfit};
 pub use transaction::{
     CommitError, Committed, Completion, Handle, Rollback, RollbackReason, RunError, Transaction,
 };
 
 pub use unanimous_core::coordinator::EndedMark;
 pub use unanimous_core::message::{Done, Vote, Wait};
-pub use unanimous_core::participant::Times;
-pub use unanimous_core::{BranchId, BranchResult, Evidence, Gtrid, Outcome, ResourceId};
+pub use unanimous_core::participant::{HeuristicPolicy, Times};
+pub use unanimous_core::{BranchId, BranchResult, Decision, Evidence, Gtrid, Outcome, ResourceId};
 
 /// The header of a work call that names the transaction: 48 hexadecimal digits.
 pub const HEADER_TRANSACTION: &str = "unanimous-transaction";

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use unanimous_core::coordinator::EndedMark;
 use unanimous_core::message::{Done, Vote};
 use unanimous_core::participant::{Call, Returned};
-use unanimous_core::{BranchId, BranchResult, Evidence};
+use unanimous_core::{BranchId, BranchResult, Decision, Evidence};
 
 /// The resource could not be asked, or cannot tell yet: the call is made again, with backoff.
 ///
@@ -54,6 +54,17 @@ pub struct Prepared {
     pub branch: BranchId,
     /// What its vote carried: the vote may have to be repeated.
     pub evidence: Option<Evidence>,
+}
+
+/// A branch that a resource has on record as ended alone, and was not told to forget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedAlone {
+    /// The branch.
+    pub branch: BranchId,
+    /// How it ended.
+    pub result: BranchResult,
+    /// Why, for people: what the record says.
+    pub why: String,
 }
 
 /// A database or store whose branches can be prepared. `examples/seats` is one to start from.
@@ -191,6 +202,59 @@ pub trait Resource: Send + Sync + 'static {
     /// [`Retry`]: not possible now.
     fn rollback(&self, branch: &BranchId) -> impl Future<Output = Result<Done, Retry>> + Send;
 
+    /// Asked once at the start of a participant that has a [`crate::HeuristicPolicy`]: whether the
+    /// resource can end branches alone, with a record that survives power loss. What the record
+    /// needs (a table) is made here. By itself it cannot.
+    ///
+    /// # Errors
+    /// [`Unfit`]: the participant does not start.
+    fn check_alone(&self) -> impl Future<Output = Result<(), Unfit>> + Send {
+        async {
+            Err(Unfit {
+                what: format!("a {} resource cannot end branches alone", self.kind()),
+                why: "what a participant decides alone must be on record before it has any effect"
+                    .to_owned(),
+                next: "take the heuristic policy away, or implement check_alone, end_alone, \
+                       ended_alone and forget"
+                    .to_owned(),
+            })
+        }
+    }
+
+    /// Ends a prepared branch although its coordinator has not said how: the participant's
+    /// [`crate::HeuristicPolicy`] says so. The decision and `why` are put on record durably
+    /// *before* it has any effect; then the branch is committed or undone, durably, its locks are
+    /// freed, and `Done::Heuristic` returned with how it has ended. Ended alone before, or ended so
+    /// half by a life that died: what is on record counts, not `decision`.
+    ///
+    /// From then on every call about the branch answers `Done::Heuristic` (prepare:
+    /// [`Vote::Rollback`]), until [`Resource::forget`]. A branch that is not prepared any more,
+    /// because another process was told its outcome: [`Done::Done`], and nothing is put on record.
+    ///
+    /// # Errors
+    /// [`Retry`]: not possible now, or not known whether it was done. The branch is in doubt as
+    /// before, and every other call finds out from the record.
+    fn end_alone(
+        &self,
+        branch: &BranchId,
+        decision: Decision,
+        why: &str,
+    ) -> impl Future<Output = Result<Done, Retry>> + Send {
+        let _ = (branch, decision, why);
+        async { Err(Retry::because("this resource cannot end branches alone")) }
+    }
+
+    /// The branches that ended alone and are not forgotten, read from their records: they are
+    /// reported until the coordinator has them on its list. Asked as [`Resource::recover`] is, also
+    /// when there is no policy any more. A branch that is on record and still prepared is not
+    /// among them: [`Resource::recover`] lists it.
+    ///
+    /// # Errors
+    /// [`Retry`]: as [`Resource::recover`].
+    fn ended_alone(&self) -> impl Future<Output = Result<Vec<EndedAlone>, Retry>> + Send {
+        async { Ok(Vec::new()) }
+    }
+
     /// The coordinator has the branch's heuristic result on its own durable list: it may be
     /// forgotten.
     ///
@@ -232,6 +296,22 @@ pub trait Resource: Send + Sync + 'static {
     }
 }
 
+/// What a resource holds that a coordinator must hear of.
+#[derive(Debug, Default)]
+pub(crate) struct Listed {
+    pub(crate) prepared: Vec<Prepared>,
+    pub(crate) alone: Vec<EndedAlone>,
+}
+
+impl Listed {
+    /// Without what is not the resource's of this number.
+    pub(crate) fn retain(&mut self, number: u32) {
+        let ours = |branch: &BranchId| branch.bqual.resource_manager() == number;
+        self.prepared.retain(|one| ours(&one.branch));
+        self.alone.retain(|one| ours(&one.branch));
+    }
+}
+
 pub(crate) type Answering = BoxFuture<'static, Result<Returned, Retry>>;
 
 /// A resource whose type is forgotten, so that one participant can have several.
@@ -243,7 +323,9 @@ pub(crate) trait AnyResource: Send + Sync {
     fn call(self: Arc<Self>, branch: BranchId, call: Call) -> Answering;
     /// [`Call::CommitOnePhase`] for a branch that nobody here works on.
     fn recall(self: Arc<Self>, branch: BranchId) -> Answering;
-    fn recover(self: Arc<Self>) -> BoxFuture<'static, Result<Vec<Prepared>, Retry>>;
+    fn check_alone(self: Arc<Self>) -> BoxFuture<'static, Result<(), Unfit>>;
+    /// What it holds, as [`Resource::recover`] and [`Resource::ended_alone`] say.
+    fn list(self: Arc<Self>) -> BoxFuture<'static, Result<Listed, Retry>>;
     fn votes_early(&self, branch: &BranchId) -> bool;
     fn remembers_committed(&self) -> bool;
     fn ended(&self, mark: &EndedMark);
@@ -283,12 +365,22 @@ impl<R: Resource> AnyResource for R {
                     self.forget(&branch).await?;
                     did(Done::Done)
                 }
+                Call::EndAlone { decision, why } => {
+                    did(self.end_alone(&branch, decision, &why).await?)
+                }
             })
         })
     }
 
-    fn recover(self: Arc<Self>) -> BoxFuture<'static, Result<Vec<Prepared>, Retry>> {
-        Box::pin(async move { Resource::recover(&*self).await })
+    fn check_alone(self: Arc<Self>) -> BoxFuture<'static, Result<(), Unfit>> {
+        Box::pin(async move { Resource::check_alone(&*self).await })
+    }
+
+    fn list(self: Arc<Self>) -> BoxFuture<'static, Result<Listed, Retry>> {
+        Box::pin(async move {
+            let prepared = self.recover().await?;
+            Ok(Listed { prepared, alone: self.ended_alone().await? })
+        })
     }
 
     fn votes_early(&self, branch: &BranchId) -> bool {
@@ -413,7 +505,7 @@ mod tests {
         let evidence = Some(Evidence { kind: String::new(), data: vec![0; 257] });
         let long = Arc::new(Fixed(Vote::Commit { evidence }, Done::Done));
         assert_eq!(long.call(branch(), Call::Prepare).await, Ok(Returned::Retry));
-        let why = AnyResource::recover(resource(Done::Done)).await;
+        let why = AnyResource::list(resource(Done::Done)).await.map(|_| ());
         assert_eq!(why, Err(Retry::because("no disk")));
     }
 }

@@ -2,18 +2,18 @@
 
 use super::compaction::{Compaction, Step};
 use super::fold::Fold;
-use super::record::{Mark, Piece, Record};
+use super::record::{AloneEnd, Mark, Piece, Record};
 use super::state::{State, Work};
 use super::work::WorkError;
 use crate::crash::crash_point;
-use crate::resource::{Prepared, Resource, Retry, Unfit};
+use crate::resource::{EndedAlone, Prepared, Resource, Retry, Unfit};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 use unanimous_core::coordinator::EndedMark;
 use unanimous_core::message::{Done, Vote};
-use unanimous_core::{BranchId, BranchResult, Evidence, LogId, Lsn};
+use unanimous_core::{BranchId, BranchResult, Decision, Evidence, LogId, Lsn};
 use unanimous_recovery::codec::{self, CodecError};
 use unanimous_recovery::frame::RECORD_BYTES_MAX;
 use unanimous_recovery::{
@@ -395,7 +395,8 @@ impl Live {
     fn prepare(&mut self, branch: &BranchId, evidence: impl Fn(Lsn) -> Evidence) -> Answer<Vote> {
         let no = |reason: String| Vote::Rollback { reason };
         let Some(work) = self.state.branches.get(branch) else {
-            let reason = if self.state.committed.contains_key(branch) {
+            let over = &self.state;
+            let reason = if over.committed.contains_key(branch) || over.alone.contains_key(branch) {
                 "it has ended here"
             } else {
                 "no such branch here"
@@ -429,6 +430,9 @@ impl Live {
     }
 
     fn commit(&mut self, branch: &BranchId) -> Answer<Done> {
+        if let Some(ended) = self.known_alone(branch) {
+            return Ok(ended);
+        }
         if let Some(lsn) = self.state.committed.get(branch) {
             return Ok((Done::Done, *lsn));
         }
@@ -465,7 +469,7 @@ impl Live {
     /// Every commit is in the log, and its proof in memory until a mark passes it: without a proof,
     /// and not passed, it was never committed.
     fn recall(&mut self, branch: &BranchId) -> Answer<Done> {
-        if self.state.committed.contains_key(branch) {
+        if self.state.committed.contains_key(branch) || self.state.alone.contains_key(branch) {
             return self.commit(branch);
         }
         match self.state.branches.get(branch).map(|work| work.prepared.is_some()) {
@@ -480,6 +484,9 @@ impl Live {
     }
 
     fn rollback(&mut self, branch: &BranchId) -> Answer<Done> {
+        if let Some(ended) = self.known_alone(branch) {
+            return Ok(ended);
+        }
         if let Some(lsn) = self.state.committed.get(branch) {
             return Ok((Done::Heuristic(BranchResult::Committed), *lsn));
         }
@@ -490,6 +497,31 @@ impl Live {
         self.state.release(branch);
         // A repeat may meet the record of the first call on its way.
         Ok((Done::Done, self.last()))
+    }
+
+    /// How the branch ended alone, if it did.
+    fn known_alone(&self, branch: &BranchId) -> Option<(Done, Lsn)> {
+        self.state.alone.get(branch).map(|(lsn, end)| (Done::Heuristic(end.result()), *lsn))
+    }
+
+    fn end_alone(&mut self, branch: &BranchId, end: AloneEnd) -> Answer<Done> {
+        if let Some(ended) = self.known_alone(branch) {
+            return Ok(ended);
+        }
+        if self.state.branches.get(branch).is_none_or(|work| work.prepared.is_none()) {
+            return Ok((Done::Done, self.last()));
+        }
+        let result = end.result();
+        let lsn = self.append(&Record::Alone { branch: *branch, end }, true)?;
+        Ok((Done::Heuristic(result), lsn))
+    }
+
+    fn forget(&mut self, branch: &BranchId) -> Answer<()> {
+        // A repeat may meet the record of the first call on its way.
+        if !self.state.alone.contains_key(branch) {
+            return Ok(((), self.last()));
+        }
+        Ok(((), self.append(&Record::Forgotten { branch: *branch }, true)?))
     }
 
     /// A mark takes effect when the next one comes: a message about a branch that it passes may
@@ -580,6 +612,39 @@ impl Resource for Accounts {
         self.durable(answer).await
     }
 
+    async fn check_alone(&self) -> Result<(), Unfit> {
+        Ok(())
+    }
+
+    async fn end_alone(
+        &self,
+        branch: &BranchId,
+        decision: Decision,
+        why: &str,
+    ) -> Result<Done, Retry> {
+        let end = AloneEnd { committed: decision == Decision::Commit, why: why.to_owned() };
+        let answer = locked(&self.live).end_alone(branch, end);
+        self.durable(answer).await
+    }
+
+    async fn ended_alone(&self) -> Result<Vec<EndedAlone>, Retry> {
+        let answer = {
+            let live = locked(&self.live);
+            let alone = live.state.alone.iter().map(|(branch, (_, end))| EndedAlone {
+                branch: *branch,
+                result: end.result(),
+                why: end.why.clone(),
+            });
+            Ok((alone.collect(), live.last()))
+        };
+        self.durable(answer).await
+    }
+
+    async fn forget(&self, branch: &BranchId) -> Result<(), Retry> {
+        let answer = locked(&self.live).forget(branch);
+        self.durable(answer).await
+    }
+
     async fn recover(&self) -> Result<Vec<Prepared>, Retry> {
         let answer = {
             let live = locked(&self.live);
@@ -608,59 +673,4 @@ impl Resource for Accounts {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use futures_util::future::FutureExt;
-    use unanimous_core::{Bqual, Gtrid, Owner};
-
-    /// Reliability L2 and L3: no vote and no acknowledgement before its record is durable, nor one
-    /// that rests on a record that is not.
-    #[test]
-    fn nothing_is_answered_before_the_log_says_durable() {
-        let root = tempfile::tempdir().unwrap();
-        let opening = Opening { init: Some((9, 100)), ..Opening::default() };
-        let mut accounts = Accounts::open(&root.path().join("store"), opening).unwrap();
-        // From here on the test says when the log has flushed; 1 is the record that opened it.
-        accounts.flushes = Arc::new(Mutex::new(Flushes { upto: Lsn(1), ..Flushes::default() }));
-        let flush = |upto| wake(&accounts.flushes, Lsn(upto));
-        let owner = Owner { log: accounts.log, epoch: 1 };
-        let branch = |sequence| BranchId {
-            gtrid: Gtrid::new(owner, sequence, 0),
-            bqual: Bqual::new(1, 1, owner),
-        };
-        let work = |sequence, account| {
-            accounts.joined(&branch(sequence));
-            accounts.credit(&branch(sequence), account, 1).unwrap();
-        };
-        let (first, second, third, reader) = (branch(1), branch(2), branch(3), branch(4));
-        work(1, 1);
-        work(2, 2);
-        work(3, 3);
-        accounts.joined(&reader);
-
-        assert_eq!(accounts.prepare(&first).now_or_never(), None, "record 2");
-        assert_eq!(accounts.prepare(&first).now_or_never(), None, "a repeat");
-        assert_eq!(accounts.recover().now_or_never(), None);
-        assert_eq!(accounts.prepare(&reader).now_or_never(), None, "it may have read what is not");
-        flush(2);
-        let vote = accounts.prepare(&first).now_or_never().unwrap().unwrap();
-        assert!(matches!(vote, Vote::Commit { .. }));
-
-        assert_eq!(accounts.commit(&first, None).now_or_never(), None, "record 3");
-        assert_eq!(accounts.commit(&first, None).now_or_never(), None, "a repeat");
-        assert_eq!(accounts.recall(&first).now_or_never(), None);
-        assert_eq!(accounts.commit_one_phase(&second).now_or_never(), None, "record 4");
-        flush(3);
-        assert_eq!(accounts.commit(&first, None).now_or_never(), Some(Ok(Done::Done)));
-        assert_eq!(accounts.recall(&second).now_or_never(), None, "record 4 is not flushed");
-        flush(4);
-        assert_eq!(accounts.recall(&second).now_or_never(), Some(Ok(Done::Done)));
-
-        assert_eq!(accounts.prepare(&third).now_or_never(), None, "record 5");
-        flush(5);
-        assert_eq!(accounts.rollback(&third).now_or_never(), None, "record 6");
-        assert_eq!(accounts.rollback(&third).now_or_never(), None, "a repeat");
-        flush(6);
-        assert_eq!(accounts.rollback(&third).now_or_never(), Some(Ok(Done::Done)));
-    }
-}
+mod tests;

@@ -26,6 +26,7 @@ enum Next {
     Head,
     BranchAfter(Option<BranchId>),
     ProofAfter(Option<BranchId>),
+    AloneAfter(Option<BranchId>),
     MarkAfter(Option<LogId>),
     BalanceAt(usize),
     End,
@@ -53,6 +54,7 @@ impl Snapshot {
             Next::Head => self.head(state),
             Next::BranchAfter(last) => self.branches(state, last),
             Next::ProofAfter(last) => self.proofs(state, last),
+            Next::AloneAfter(last) => self.alone(state, last),
             Next::MarkAfter(last) => self.mark(state, last),
             Next::BalanceAt(index) => self.balances(state, index),
             Next::End => {
@@ -98,7 +100,7 @@ impl Snapshot {
 
     fn proofs(&mut self, state: &State, last: Option<BranchId>) -> Option<Piece> {
         let (mut proofs, mut bytes) = (Vec::new(), 0);
-        self.next = Next::MarkAfter(None);
+        self.next = Next::AloneAfter(None);
         for (looked_at, (branch, lsn)) in state.committed.range(after(last)).enumerate() {
             if bytes >= self.piece_bytes || looked_at >= LOOKED_AT_MAX {
                 break;
@@ -110,6 +112,22 @@ impl Snapshot {
             }
         }
         (!proofs.is_empty()).then_some(Piece::Proofs { proofs })
+    }
+
+    fn alone(&mut self, state: &State, last: Option<BranchId>) -> Option<Piece> {
+        let (mut branches, mut bytes) = (Vec::new(), 0);
+        self.next = Next::MarkAfter(None);
+        for (looked_at, (branch, (lsn, end))) in state.alone.range(after(last)).enumerate() {
+            if bytes >= self.piece_bytes || looked_at >= LOOKED_AT_MAX {
+                break;
+            }
+            self.next = Next::AloneAfter(Some(*branch));
+            if *lsn < self.begun {
+                bytes += BRANCH_BYTES + end.why.len();
+                branches.push((*branch, *lsn, end.clone()));
+            }
+        }
+        (!branches.is_empty()).then_some(Piece::Alone { branches })
     }
 
     fn mark(&mut self, state: &State, last: Option<LogId>) -> Option<Piece> {

@@ -116,6 +116,12 @@ impl Building {
                     self.state.committed.insert(*branch, *lsn);
                 }
             }
+            Piece::Alone { branches } => {
+                for (branch, lsn, end) in branches {
+                    self.before(*lsn)?;
+                    self.state.alone.insert(*branch, (*lsn, end.clone()));
+                }
+            }
             Piece::Mark { mark } => {
                 self.state.marks.insert(mark.log, mark.clone());
             }
@@ -148,6 +154,19 @@ impl Building {
             Record::RolledBack { branch } => {
                 self.prepared_moves(branch)?;
                 self.state.release(branch);
+                Ok(())
+            }
+            Record::Alone { branch, end } => {
+                let moves = self.prepared_moves(branch)?;
+                if end.committed {
+                    self.change(&moves)?;
+                }
+                self.state.keep_alone(lsn, *branch, end);
+                Ok(())
+            }
+            // It may not be carried yet.
+            Record::Forgotten { branch } => {
+                self.state.alone.remove(branch);
                 Ok(())
             }
             Record::Ended { mark } => {

@@ -3,7 +3,7 @@
 use crate::mark::passes_parts;
 use serde::{Deserialize, Serialize};
 use unanimous_core::coordinator::EndedMark;
-use unanimous_core::{BranchId, Gtrid, LogId, Lsn};
+use unanimous_core::{BranchId, BranchResult, Gtrid, LogId, Lsn};
 
 /// One account's change: its number and the cents it gets.
 pub(super) type Move = (u32, i64);
@@ -30,10 +30,28 @@ pub(super) enum Record {
     Snapshot { begun: Lsn, piece: Piece },
     /// **L** The snapshot is whole. Once this is durable, no record below `begun` is needed.
     SnapshotEnd { begun: Lsn },
+    /// **F** A prepared branch ended without its coordinator, by policy: the record is the effect.
+    Alone { branch: BranchId, end: AloneEnd },
+    /// **F** The coordinator has it on its list: a branch that ended alone is forgotten.
+    Forgotten { branch: BranchId },
 }
 
-/// What a piece of a snapshot carries; the pieces come in this order. New kinds are added at the
-/// end: the position is the tag.
+/// How a branch ended alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct AloneEnd {
+    pub(super) committed: bool,
+    /// For people.
+    pub(super) why: String,
+}
+
+impl AloneEnd {
+    pub(super) fn result(&self) -> BranchResult {
+        if self.committed { BranchResult::Committed } else { BranchResult::RolledBack }
+    }
+}
+
+/// What a piece of a snapshot carries; the pieces come in this order, `Alone` after `Proofs`. New
+/// kinds are added at the end: the position is the tag.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Piece {
     /// The first one: how many accounts there are, their sum at the beginning, and how many
@@ -48,6 +66,8 @@ pub(super) enum Piece {
     Mark { mark: Mark },
     /// The next accounts' balances in cents, account 1 first.
     Balances { cents: Vec<i64> },
+    /// Branches that ended alone before the snapshot began, with the LSN of their `Alone`.
+    Alone { branches: Vec<(BranchId, Lsn, AloneEnd)> },
 }
 
 /// An [`EndedMark`] as kept.

@@ -1,7 +1,7 @@
 //! What the records mean: the same fold for the running store, for opening, and for looking at a
 //! stopped one.
 
-use super::record::{Mark, Move, Record};
+use super::record::{AloneEnd, Mark, Move, Record};
 use std::collections::BTreeMap;
 use unanimous_core::{BranchId, LogId, Lsn};
 
@@ -37,6 +37,8 @@ pub(super) struct State {
     pub(super) branches: BTreeMap<BranchId, Work>,
     /// Proofs: committed branches with their `Committed` record, until the mark passes them.
     pub(super) committed: BTreeMap<BranchId, Lsn>,
+    /// Branches that ended alone and are not forgotten, with their `Alone` record.
+    pub(super) alone: BTreeMap<BranchId, (Lsn, AloneEnd)>,
     /// What was passed, by coordinator's log.
     pub(super) marks: BTreeMap<LogId, Mark>,
     /// Branches ever committed.
@@ -61,6 +63,11 @@ impl State {
                 }
                 _ => Err(format!("rolled back without being prepared: {branch}")),
             },
+            Record::Alone { branch, end } => self.end_alone(lsn, *branch, end),
+            Record::Forgotten { branch } => {
+                let known = self.alone.remove(branch).map(|_| ());
+                known.ok_or_else(|| format!("forgotten without having ended alone: {branch}"))
+            }
             Record::Ended { mark } => {
                 self.ended(mark);
                 Ok(())
@@ -130,6 +137,29 @@ impl State {
         self.committed.insert(branch, lsn);
         self.committed_total = self.committed_total.saturating_add(1);
         Ok(())
+    }
+
+    fn end_alone(&mut self, lsn: Lsn, branch: BranchId, end: &AloneEnd) -> Result<(), String> {
+        match self.branches.get(&branch) {
+            Some(work) if work.prepared.is_some() => {
+                if end.committed {
+                    let changed = self.changed(&work.to_moves())?;
+                    self.set(changed);
+                }
+            }
+            _ => return Err(format!("ended alone without being prepared: {branch}")),
+        }
+        self.keep_alone(lsn, branch, end);
+        Ok(())
+    }
+
+    /// The branch has ended alone; its balances are set.
+    pub(super) fn keep_alone(&mut self, lsn: Lsn, branch: BranchId, end: &AloneEnd) {
+        self.release(&branch);
+        self.alone.insert(branch, (lsn, end.clone()));
+        if end.committed {
+            self.committed_total = self.committed_total.saturating_add(1);
+        }
     }
 
     /// The new balances of the accounts that move.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use unanimous_core::id::resource_manager;
-use unanimous_core::participant::Times;
+use unanimous_core::participant::{HeuristicPolicy, Times};
 use unanimous_core::{IdError, ParticipantName, ResourceId};
 
 /// Joins that wait to be taken by the runner; beyond it joining waits.
@@ -89,6 +89,7 @@ pub struct ParticipantBuilder {
     credentials: Credentials,
     resources: Vec<(String, Arc<dyn AnyResource>)>,
     times: Times,
+    policy: Option<HeuristicPolicy>,
     line: Line,
     inbox: mpsc::Receiver<Command>,
     branches_max: usize,
@@ -106,6 +107,7 @@ impl ParticipantBuilder {
             credentials: Credentials::new(),
             resources: Vec::new(),
             times: Times::default(),
+            policy: None,
             line,
             inbox,
             branches_max: 10_000,
@@ -143,6 +145,18 @@ impl ParticipantBuilder {
     /// Time-outs and delays of branches.
     pub fn times(mut self, times: Times) -> Self {
         self.times = times;
+        self
+    }
+
+    /// Lets branches end without their coordinator when it is silent for too long: what is locked
+    /// is free again, and atomicity is given up. Off by itself, and best left so.
+    ///
+    /// The decision is on record in the resource before it has any effect, is reported until the
+    /// coordinator has it on its own list, and stays there, as a heuristic outcome, until an
+    /// operator resolves it if the others ended otherwise. Every resource must be able to keep such
+    /// records ([`Resource::check_alone`]): those of this library are.
+    pub fn heuristic_policy(mut self, policy: HeuristicPolicy) -> Self {
+        self.policy = Some(policy);
         self
     }
 
@@ -208,9 +222,13 @@ impl ParticipantBuilder {
         if resources.is_empty() {
             return Err(StartError::NoResource);
         }
-        let mut recovered = Vec::new();
+        if let Some(policy) = &self.policy {
+            tracing::warn!(participant = %name, after_ms = policy.after_ms, decision = ?policy.decision,
+                "branches in doubt end alone if the coordinator is silent for so long");
+        }
+        let mut held = Vec::new();
         for registered in &resources {
-            recovered.extend(probe::examine(registered).await?);
+            held.push(probe::examine(registered, self.policy.is_some()).await?);
         }
         crate::crash::crash_point("participant.recover.listed");
         let (left, lefts) = mpsc::unbounded_channel();
@@ -220,6 +238,7 @@ impl ParticipantBuilder {
             name,
             resources,
             times: self.times,
+            policy: self.policy,
             branches_max: self.branches_max,
             session_queue_max: self.session_queue_max,
             scan_every: self.scan_every,
@@ -227,7 +246,7 @@ impl ParticipantBuilder {
             left,
             standing,
         };
-        tokio::spawn(Runner::new(setup, recovered, self.inbox, lefts).run());
+        tokio::spawn(Runner::new(setup, held, self.inbox, lefts).run());
         Ok(Participant { line: self.line, standings })
     }
 }

@@ -3,7 +3,7 @@
 //! good case does not show it.
 
 use super::{StartError, branch_span};
-use crate::resource::{AnyResource, Prepared};
+use crate::resource::{AnyResource, Listed, Unfit};
 use crate::runner::Registered;
 use futures_util::future::{BoxFuture, FutureExt};
 use std::panic::AssertUnwindSafe;
@@ -37,14 +37,17 @@ struct Broken {
     next: &'static str,
 }
 
-/// Asks a resource everything; what it holds prepared.
-pub(super) async fn examine(registered: &Registered) -> Result<Vec<Prepared>, StartError> {
+/// Asks a resource everything; what it holds. `alone`: also whether it can end branches alone.
+pub(super) async fn examine(registered: &Registered, alone: bool) -> Result<Listed, StartError> {
     let resource = &registered.id;
-    check(registered).await?;
+    check(registered, "check", |resource| resource.check()).await?;
+    if alone {
+        check(registered, "check_alone", |resource| resource.check_alone()).await?;
+    }
     let nobodys = nobodys(registered.number);
     let ends_at = Instant::now() + ANSWER_MAX;
     let mut pause = PAUSE_MIN;
-    let (broken, listed) = loop {
+    let (broken, mut listed) = loop {
         let fault = probe(&registered.resource, nobodys).await.err();
         if let Some(Fault::Silent(call)) = fault {
             return Err(StartError::Silent { resource: resource.clone(), call });
@@ -66,41 +69,46 @@ pub(super) async fn examine(registered: &Registered) -> Result<Vec<Prepared>, St
         sleep(pause).await;
         pause = PAUSE_MAX.min(pause * 2);
     };
-    let remains = listed.iter().any(|prepared| prepared.branch == nobodys);
+    let remains = listed.prepared.iter().any(|prepared| prepared.branch == nobodys);
     if let Some(Broken { what, why, next }) = broken.or_else(|| remains.then(left_behind)) {
         return Err(StartError::Contract { resource: resource.clone(), what, why, next });
     }
-    let (ours, others): (Vec<_>, Vec<_>) = listed
-        .into_iter()
-        .partition(|prepared| prepared.branch.bqual.resource_manager() == registered.number);
-    for Prepared { branch, .. } in others {
-        branch_span(&branch, resource).in_scope(|| {
-            tracing::warn!("a prepared branch of another resource was listed: left alone");
-        });
+    let prepared = listed.prepared.iter().map(|prepared| prepared.branch);
+    for branch in prepared.chain(listed.alone.iter().map(|alone| alone.branch)) {
+        if branch.bqual.resource_manager() != registered.number {
+            branch_span(&branch, resource).in_scope(|| {
+                tracing::warn!("a branch of another resource was listed: left alone");
+            });
+        }
     }
-    Ok(ours)
+    listed.retain(registered.number);
+    Ok(listed)
 }
 
-async fn check(registered: &Registered) -> Result<(), StartError> {
+async fn check(
+    registered: &Registered,
+    call: &'static str,
+    ask: impl FnOnce(Arc<dyn AnyResource>) -> BoxFuture<'static, Result<(), Unfit>>,
+) -> Result<(), StartError> {
     let (resource, asked) = (registered.id.clone(), Arc::clone(&registered.resource));
     // The making of the future may panic as well.
-    let checking = AssertUnwindSafe(async move { asked.check().await }).catch_unwind();
+    let checking = AssertUnwindSafe(async move { ask(asked).await }).catch_unwind();
     match timeout(ANSWER_MAX, checking).await {
         Ok(Ok(Ok(()))) => Ok(()),
         Ok(Ok(Err(unfit))) => Err(StartError::Unfit { resource, unfit }),
         Ok(Err(_)) => Err(StartError::Contract {
             resource,
-            what: "its check panicked".to_owned(),
+            what: format!("its {call} panicked"),
             why: "whether it can do its work is not known",
-            next: "let check answer Unfit",
+            next: "let it answer Unfit",
         }),
-        Err(_) => Err(StartError::Silent { resource, call: "check" }),
+        Err(_) => Err(StartError::Silent { resource, call }),
     }
 }
 
-async fn list(registered: &Registered) -> Result<Vec<Prepared>, StartError> {
+async fn list(registered: &Registered) -> Result<Listed, StartError> {
     let (resource, asked) = (registered.id.clone(), Arc::clone(&registered.resource));
-    let why = match AssertUnwindSafe(async move { asked.recover().await }).catch_unwind().await {
+    let why = match AssertUnwindSafe(async move { asked.list().await }).catch_unwind().await {
         Ok(Ok(listed)) => return Ok(listed),
         Ok(Err(retry)) => retry.why,
         Err(_) => "it panicked".to_owned(),

@@ -1,8 +1,8 @@
 //! What the resources hold and how they are set up, when the coordinator asks for an operator.
 
 use super::{LIST_MAX, Registered, Runner};
-use crate::finding::Finding;
-use crate::resource::{Prepared, Retry};
+use crate::finding::{Finding, Severity};
+use crate::resource::{EndedAlone, Prepared, Retry};
 use crate::wire;
 use futures_util::future::{BoxFuture, FutureExt};
 use std::panic::AssertUnwindSafe;
@@ -35,9 +35,11 @@ fn look(examination: u64, registered: &Registered) -> BoxFuture<'static, v1::Exa
     let resource = Arc::clone(&registered.resource);
     // The making of the future may panic as well.
     let looking = AssertUnwindSafe(async move {
-        let mut prepared = Arc::clone(&resource).recover().await?;
-        prepared.retain(|one| one.branch.bqual.resource_manager() == number);
-        Ok((prepared, resource.findings().await?))
+        let mut listed = Arc::clone(&resource).list().await?;
+        listed.retain(number);
+        let mut findings = resource.findings().await?;
+        findings.extend(unheard(&listed.alone));
+        Ok((listed.prepared, findings))
     });
     Box::pin(async move {
         let seen: Result<(Vec<Prepared>, Vec<Finding>), String> =
@@ -48,5 +50,21 @@ fn look(examination: u64, registered: &Registered) -> BoxFuture<'static, v1::Exa
                 Err(_) => Err("it does not answer".to_owned()),
             };
         wire::examined(examination, &id, seen)
+    })
+}
+
+/// Branches that ended alone, of which a coordinator has not said yet that they are on its list.
+fn unheard(alone: &[EndedAlone]) -> Option<Finding> {
+    let EndedAlone { branch, result, why } = alone.first()?;
+    Some(Finding {
+        code: "ENDED_ALONE",
+        severity: Severity::Warning,
+        what: format!(
+            "{} branches ended alone and are on no coordinator's record yet; the first: {branch}, \
+             {result:?}: {why}",
+            alone.len()
+        ),
+        why: "whether that agrees with the rest of their transactions is not known yet".to_owned(),
+        next: format!("unanimous tx describe {}", branch.gtrid),
     })
 }

@@ -20,7 +20,7 @@ use crate::crash::crash_point;
 use crate::endpoint::Dial;
 use crate::mark::passes;
 use crate::participant::{JoinError, ParticipantState, Standing, branch_span};
-use crate::resource::{AnyResource, Prepared};
+use crate::resource::{AnyResource, EndedAlone, Listed as Holdings, Prepared};
 use crate::session::{Session, SessionEvent, Wire};
 use crate::{PROTOCOL_VERSION, SDK, wire};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -40,7 +40,9 @@ use tonic::{Request, Status, Streaming};
 use tracing::Instrument;
 use unanimous_core::coordinator::EndedMark;
 use unanimous_core::message::{Answer, Done, Verdict, Vote};
-use unanimous_core::participant::{self as core, Call, Event, Order, Returned, State, Times};
+use unanimous_core::participant::{
+    self as core, Call, Event, HeuristicPolicy, Order, Returned, State, Times,
+};
 use unanimous_core::{BranchId, Decision, LogId, Millis, Owner, ParticipantName, ResourceId};
 use unanimous_proto::v1;
 use v1::participant_service_client::ParticipantServiceClient;
@@ -77,6 +79,7 @@ pub(crate) struct Setup {
     pub(crate) name: ParticipantName,
     pub(crate) resources: Vec<Registered>,
     pub(crate) times: Times,
+    pub(crate) policy: Option<HeuristicPolicy>,
     pub(crate) branches_max: usize,
     pub(crate) session_queue_max: usize,
     pub(crate) scan_every: Duration,
@@ -119,7 +122,7 @@ enum Woken {
     Left(Left),
     Asked(Option<Command>),
     Returned(BranchId, Returned),
-    Listed(usize, Option<Vec<Prepared>>),
+    Listed(usize, Option<Holdings>),
     Examined(v1::Examined),
     Session(SessionEvent<v1::ParticipateResponse>),
     Ticked,
@@ -136,7 +139,7 @@ pub(crate) struct Runner {
     inquiries: Inquiries,
     /// One for each resource, in the same order.
     scans: Vec<Scan>,
-    lists: FuturesUnordered<BoxFuture<'static, (usize, Option<Vec<Prepared>>)>>,
+    lists: FuturesUnordered<BoxFuture<'static, (usize, Option<Holdings>)>>,
     examinations: FuturesUnordered<BoxFuture<'static, v1::Examined>>,
     /// The last ended mark of each coordinator's log.
     marks: BTreeMap<LogId, EndedMark>,
@@ -153,7 +156,7 @@ pub(crate) struct Runner {
 impl Runner {
     pub(crate) fn new(
         setup: Setup,
-        recovered: Vec<Prepared>,
+        held: Vec<Holdings>,
         inbox: mpsc::Receiver<Command>,
         lefts: mpsc::UnboundedReceiver<Left>,
     ) -> Self {
@@ -166,7 +169,7 @@ impl Runner {
             name: setup.name,
             instance: rand::random(),
             resources: setup.resources,
-            core: core::Participant::new(setup.times, seed),
+            core: core::Participant::new(setup.times, seed).with_policy(setup.policy),
             joins: Joins::new(setup.branches_max, setup.left),
             session: Session::new(setup.dial, setup.session_queue_max, seed),
             calls: FuturesUnordered::new(),
@@ -182,7 +185,9 @@ impl Runner {
             lost: false,
             standing: setup.standing,
         };
-        runner.recover(recovered);
+        for Holdings { prepared, alone } in held {
+            runner.recover(prepared, alone);
+        }
         runner
     }
 
@@ -263,7 +268,7 @@ impl Runner {
         let resource = Arc::clone(&self.resources[index].resource);
         self.lists.push(Box::pin(async move {
             // The making of the future may panic as well.
-            let listing = AssertUnwindSafe(async move { resource.recover().await });
+            let listing = AssertUnwindSafe(async move { resource.list().await });
             let why = match timeout(LIST_MAX, listing.catch_unwind()).await {
                 Ok(Ok(Ok(listed))) => return (index, Some(listed)),
                 Ok(Ok(Err(retry))) => retry.why,
@@ -275,24 +280,31 @@ impl Runner {
         }));
     }
 
-    fn on_listed(&mut self, index: usize, listed: Option<Vec<Prepared>>) {
-        let Some(listed) = listed else { return self.scans[index].fail() };
-        let (core, number) = (&self.core, self.resources[index].number);
-        let skips = |branch: &BranchId| {
-            branch.bqual.resource_manager() != number || core.state(branch).is_some()
-        };
-        let found = self.scans[index].found(listed, skips);
-        self.recover(found);
+    fn on_listed(&mut self, index: usize, listed: Option<Holdings>) {
+        let Some(mut listed) = listed else { return self.scans[index].fail() };
+        listed.retain(self.resources[index].number);
+        let core = &self.core;
+        let known = |branch: &BranchId| core.state(branch).is_some();
+        let alone = self.scans[index].untouched(listed.alone);
+        let found = self.scans[index].found(listed.prepared, known);
+        self.recover(found, alone);
     }
 
-    /// Takes prepared branches in, to ask about them.
-    fn recover(&mut self, found: Vec<Prepared>) {
+    /// Takes prepared branches in, to ask about them, and those that ended alone, to report them.
+    fn recover(&mut self, found: Vec<Prepared>, alone: Vec<EndedAlone>) {
         if !found.is_empty() {
             tracing::info!(branches = found.len(), "prepared branches were found");
         }
         for Prepared { branch, evidence } in found {
             tracing::debug!(gtrid = %branch.gtrid, bqual = %branch.bqual, "found prepared");
             self.handle(Event::Recovered { branch, evidence });
+        }
+        for EndedAlone { branch, result, why: words } in alone {
+            if self.core.state(&branch).is_none() {
+                tracing::warn!(gtrid = %branch.gtrid, bqual = %branch.bqual, ?result, words,
+                    "found on record as ended alone");
+            }
+            self.handle(Event::FoundAlone { branch, result, words });
         }
     }
 

@@ -2,7 +2,7 @@
 //! branches again and again, because a slow prepare may arrive after its rollback, and a branch
 //! may be left by an instance that is gone.
 
-use crate::resource::Prepared;
+use crate::resource::{EndedAlone, Prepared};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -60,6 +60,12 @@ impl Scan {
     pub(super) fn fail(&mut self) {
         self.touched.clear();
         self.pause();
+    }
+
+    /// Without the branches of which the list is old: they may be forgotten by now.
+    pub(super) fn untouched(&self, mut alone: Vec<EndedAlone>) -> Vec<EndedAlone> {
+        alone.retain(|one| !self.touched.contains(&one.branch));
+        alone
     }
 
     /// Takes a list in. Those that nobody here has in memory, now or since it was asked for, twice

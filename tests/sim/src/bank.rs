@@ -7,9 +7,9 @@
 use unanimous_core::coordinator::EndedMark;
 use unanimous_core::message::{Done, Vote};
 use unanimous_core::museum::{Bug, on};
-use unanimous_core::participant::{Call, Returned};
+use unanimous_core::participant::{Call, Event, Returned};
 use unanimous_core::record::Evidence;
-use unanimous_core::{BranchId, BranchResult, Gtrid};
+use unanimous_core::{BranchId, BranchResult, Decision, Gtrid};
 
 /// What every account holds at the beginning.
 pub(super) const BALANCE_AT_START: i64 = 100;
@@ -32,7 +32,7 @@ pub(super) enum BankRecord {
     RolledBack {
         branch: BranchId,
     },
-    /// Its operator ended the branch.
+    /// Its operator ended the branch, or its policy did.
     Alone {
         branch: BranchId,
         result: BranchResult,
@@ -97,10 +97,20 @@ impl Bank {
         self.balances.iter().sum()
     }
 
-    /// Branches that must be asked about after a restart: prepared, or ended by the operator and
-    /// not yet forgotten.
+    /// Branches that must be asked about, or reported, after a restart: prepared, or ended alone
+    /// and not yet forgotten.
     pub(super) fn recover(&self) -> impl Iterator<Item = BranchId> {
         self.held.iter().filter(|held| held.stage != Stage::Active).map(|held| held.id)
+    }
+
+    /// What a process that finds the branch listed makes of it.
+    pub(super) fn found(&self, id: BranchId) -> Event {
+        match self.find(&id).map(|held| held.stage) {
+            Some(Stage::Alone(result)) => {
+                Event::FoundAlone { branch: id, result, words: String::new() }
+            }
+            _ => Event::Recovered { branch: id, evidence: self.evidence_of(&id) },
+        }
     }
 
     pub(super) fn prepared(&self) -> impl Iterator<Item = BranchId> {
@@ -166,11 +176,14 @@ impl Bank {
                 Step::Now(did(Done::Heuristic(BranchResult::Hazard)))
             }
             Call::CommitOnePhase if elsewhere => self.undo_for_good(id),
-            Call::Rollback | Call::Forget if elsewhere => Step::Now(did(Done::Done)),
+            Call::Rollback | Call::Forget | Call::EndAlone { .. } if elsewhere => {
+                Step::Now(did(Done::Done))
+            }
             Call::Prepare => self.prepare(id),
             Call::Commit { .. } => self.commit(id),
             Call::CommitOnePhase => self.commit_one_phase(id),
             Call::Rollback => self.roll_back(id),
+            Call::EndAlone { decision, .. } => self.end_alone(id, *decision),
             Call::Forget => match self.find(id).map(|held| held.stage) {
                 Some(Stage::Alone(_)) => {
                     let record = BankRecord::Forgotten { branch: *id };
@@ -292,6 +305,22 @@ impl Bank {
             }
             Stage::Prepared => Step::After(BankRecord::RolledBack { branch: *id }, did(Done::Done)),
             Stage::Alone(result) => Step::Now(did(Done::Heuristic(result))),
+        }
+    }
+
+    fn end_alone(&self, id: &BranchId, decision: Decision) -> Step {
+        match self.find(id).map(|held| held.stage) {
+            Some(Stage::Prepared) => {
+                let result = match decision {
+                    Decision::Commit => BranchResult::Committed,
+                    Decision::Rollback => BranchResult::RolledBack,
+                };
+                let record = BankRecord::Alone { branch: *id, result };
+                Step::After(record, did(Done::Heuristic(result)))
+            }
+            Some(Stage::Alone(result)) => Step::Now(did(Done::Heuristic(result))),
+            // Another process was told how it ends.
+            Some(Stage::Active) | None => Step::Now(did(Done::Done)),
         }
     }
 

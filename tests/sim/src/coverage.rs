@@ -60,8 +60,16 @@ const PARTICIPANT_EVENTS: [&str; 11] = [
     "answer_wait",
     "answer_leave_alone",
 ];
-const PARTICIPANT_STATES: [&str; 7] =
-    ["none", "active", "preparing", "prepared", "committing", "rolling_back", "heuristic"];
+const PARTICIPANT_STATES: [&str; 8] = [
+    "none",
+    "active",
+    "preparing",
+    "prepared",
+    "committing",
+    "rolling_back",
+    "heuristic",
+    "ending_alone",
+];
 
 /// Pairs that cannot be, or cannot be yet.
 struct Rule {
@@ -312,6 +320,7 @@ fn participant_event(event: &participant::Event) -> Option<usize> {
             Order::Answer(Verdict::LeaveAlone) => 10,
         },
         participant::Event::Recovered { .. }
+        | participant::Event::FoundAlone { .. }
         | participant::Event::Returned { .. }
         | participant::Event::Connected
         | participant::Event::Ticked => return None,
@@ -333,5 +342,6 @@ fn participant_state(state: Option<participant::State>) -> usize {
             | BranchResult::Mixed
             | BranchResult::Hazard,
         )) => 6,
+        Some(S::EndingAlone) => 7,
     }
 }

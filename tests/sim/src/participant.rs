@@ -221,21 +221,22 @@ impl World {
     fn begin_participant(&mut self, who: usize) {
         self.open_store(self.participants[who].store);
         let seed = self.random.below(u64::MAX);
-        let mut prepared: Vec<BranchId> = self.bank(who).recover().collect();
+        let mut listed: Vec<BranchId> = self.bank(who).recover().collect();
         let node = &mut self.participants[who];
         // Numbers of branches start anywhere in each life: those of the life before may still be
         // enlisted.
         node.next_branch = u32::try_from(who).unwrap_or(0) << 24 | node.life << 16;
-        node.core = Some(Participant::new(self.swarm.times.clone(), seed));
+        node.core =
+            Some(Participant::new(self.swarm.times.clone(), seed).with_policy(self.swarm.policy));
         if on(Bug::RestartForgetsPrepared) {
-            for branch in prepared.drain(..) {
+            for branch in listed.drain(..) {
                 self.write(who, BankRecord::RolledBack { branch }, None);
             }
         }
         let life = self.participants[who].life;
-        for branch in prepared {
-            let evidence = self.bank(who).evidence_of(&branch);
-            self.participate(who, Event::Recovered { branch, evidence });
+        for branch in listed {
+            let found = self.bank(who).found(branch);
+            self.participate(who, found);
         }
         if self.participants[who].life == life {
             let delay_ms = self.random.between(0, 100);
@@ -248,8 +249,8 @@ impl World {
         for branch in listed {
             let core = self.participants[who].core.as_ref();
             if core.is_some_and(|core| core.state(&branch).is_none()) {
-                let evidence = self.bank(who).evidence_of(&branch);
-                self.participate(who, Event::Recovered { branch, evidence });
+                let found = self.bank(who).found(branch);
+                self.participate(who, found);
             }
         }
     }
@@ -542,6 +543,7 @@ fn branch_of(event: &Event) -> Option<BranchId> {
         Event::Joined { branch, .. }
         | Event::Left { branch, .. }
         | Event::Recovered { branch, .. }
+        | Event::FoundAlone { branch, .. }
         | Event::Told { branch, .. }
         | Event::Returned { branch, .. } => Some(*branch),
         Event::Connected | Event::Ticked => None,

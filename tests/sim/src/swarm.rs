@@ -5,8 +5,8 @@
 //! that is always there hides what happens without it.
 
 use super::random::Random;
-use unanimous_core::Limits;
-use unanimous_core::participant::Times;
+use unanimous_core::participant::{HeuristicPolicy, Times};
+use unanimous_core::{Decision, Limits};
 
 /// How messages travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct Swarm {
     pub counts_branches: bool,
     /// Participants' operators end prepared branches: per prepared branch.
     pub decides_alone: u64,
+    /// What participants do if the coordinator is silent.
+    pub policy: Option<HeuristicPolicy>,
     /// The coordinator's limits.
     pub limits: Limits,
     /// The participants' times.
@@ -134,7 +136,9 @@ impl Swarm {
         let misbehave = rate(misbehaves, &[20, 100, 300]);
         let rot = rate(100, &[300, 1_000]);
         let operates = rate(200, &[100, 400, 800]);
-        let limits = draw_limits(random, faultless, decides_alone + misbehave + operates > 0);
+        let policy = (rate(150, &[1]) > 0).then(|| draw_policy(random));
+        let heuristics = decides_alone + misbehave + operates > 0 || policy.is_some();
+        let limits = draw_limits(random, faultless, heuristics);
         let participants = random.pick(&[1, 2, 2, 2, 3, 3]);
         Self {
             participants,
@@ -147,6 +151,7 @@ impl Swarm {
             faultless,
             counts_branches: random.chance(850),
             decides_alone,
+            policy,
             limits,
             times: draw_times(random),
             timeout_ms: draw_timeout_ms(random, faultless),
@@ -190,6 +195,13 @@ impl Swarm {
         let retries =
             self.limits.retry_ms_max + self.times.inquire_ms_max + self.times.retry_ms_max;
         self.timeout_ms.1 + self.times.grace_ms + 4 * retries + 10_000
+    }
+}
+
+fn draw_policy(random: &mut Random) -> HeuristicPolicy {
+    HeuristicPolicy {
+        after_ms: random.pick(&[50, 500, 2_500]),
+        decision: random.pick(&[Decision::Commit, Decision::Rollback]),
     }
 }
 

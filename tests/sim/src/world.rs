@@ -124,7 +124,7 @@ impl World {
         }
         let processes = swarm.participants + swarm.second_instances;
         let ledger = Ledger {
-            decides_alone: swarm.decides_alone > 0,
+            decides_alone: swarm.decides_alone > 0 || swarm.policy.is_some(),
             faultless: swarm.faultless,
             ..Ledger::default()
         };

@@ -3,7 +3,7 @@
 use crate::FrameNumber;
 use crate::id::{BranchId, Owner};
 use crate::message::{Answer, Done, Verdict, Vote};
-use crate::outcome::Decision;
+use crate::outcome::{BranchResult, Decision};
 use crate::record::Evidence;
 
 /// Everything that can happen to a participant.
@@ -29,6 +29,16 @@ pub enum Event {
         branch: BranchId,
         /// What its vote carries, if it has to be repeated.
         evidence: Option<Evidence>,
+    },
+    /// The resource has a branch on record that ended alone and is not forgotten, at the start or
+    /// while it runs.
+    FoundAlone {
+        /// The branch.
+        branch: BranchId,
+        /// How it ended.
+        result: BranchResult,
+        /// Why, for people.
+        words: String,
     },
     /// The coordinator says something about a branch.
     Told {
@@ -79,7 +89,7 @@ pub enum Order {
 pub enum Returned {
     /// From prepare.
     Voted(Vote),
-    /// From commit, commit in one phase, rollback, forget: with words for people.
+    /// From all other calls: with words for people.
     Did(Done, String),
     /// The resource could not be asked, or does not know: call again.
     Retry,
@@ -125,4 +135,12 @@ pub enum Call {
     Rollback,
     /// Drop the memory of a heuristic result.
     Forget,
+    /// End a prepared branch without its coordinator: on record first, then done. Ended by order
+    /// meanwhile: done.
+    EndAlone {
+        /// How.
+        decision: Decision,
+        /// Why, for people: it belongs on the record.
+        why: String,
+    },
 }

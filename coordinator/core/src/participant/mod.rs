@@ -6,8 +6,10 @@
 //! phase and rollback may come to a resource for branches it has finished, or has never seen. Calls
 //! for one branch are never made at the same time.
 
+mod alone;
 mod message;
 
+pub use alone::HeuristicPolicy;
 pub use message::{Action, Call, Event, Order, Returned};
 
 use crate::id::{BranchId, LogId, Owner};
@@ -58,6 +60,8 @@ pub enum State {
     Committing,
     /// The resource is undoing.
     RollingBack,
+    /// The resource is ending a prepared branch without its coordinator, by policy.
+    EndingAlone,
     /// Ended alone; kept until the coordinator says forget.
     Heuristic(BranchResult),
 }
@@ -82,6 +86,10 @@ struct Branch {
     asking: bool,
     /// The decision came while the resource was being asked: its answer first, then the commit.
     call_after: Option<Call>,
+    /// The coordinator's last word about it, kept if there is a policy.
+    heard: Option<Millis>,
+    /// Why it ended alone.
+    words: String,
     tries: u32,
     timer: Option<Millis>,
 }
@@ -99,6 +107,8 @@ impl Branch {
             acknowledge_after: None,
             asking: false,
             call_after: None,
+            heard: None,
+            words: String::new(),
             tries: 0,
             timer: None,
         }
@@ -115,6 +125,7 @@ impl Branch {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Participant {
     times: Times,
+    policy: Option<HeuristicPolicy>,
     /// Jitter's seed.
     seed: u64,
     branches: BTreeMap<BranchId, Branch>,
@@ -127,11 +138,12 @@ pub struct Participant {
 }
 
 impl Participant {
-    /// A participant without branches.
+    /// A participant without branches, which decides nothing alone.
     #[must_use]
     pub fn new(times: Times, seed: u64) -> Self {
         Self {
             times,
+            policy: None,
             seed,
             branches: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -147,7 +159,13 @@ impl Participant {
             Event::Joined { branch, remaining_ms } => self.on_joined(now, branch, remaining_ms),
             Event::Left { branch, failure } => self.on_left(&branch, failure),
             Event::Recovered { branch, evidence } => self.on_recovered(now, branch, evidence),
-            Event::Told { sender, branch, order } => self.on_told(sender, branch, order),
+            Event::FoundAlone { branch, result, words } => {
+                self.on_found_alone(now, branch, result, words);
+            }
+            Event::Told { sender, branch, order } => {
+                self.hear(now, &branch);
+                self.on_told(sender, branch, order);
+            }
             Event::Returned { branch, result } => self.on_returned(now, branch, result),
             Event::Connected => self.on_connected(now),
             Event::Ticked => self.on_ticked(now),
@@ -207,6 +225,7 @@ impl Participant {
     fn on_recovered(&mut self, now: Millis, id: BranchId, evidence: Option<Evidence>) {
         let branch = self.branches.entry(id).or_insert_with(|| Branch::new(State::Prepared));
         branch.evidence = evidence;
+        self.hear(now, &id);
         self.inquire_later(now, id);
     }
 
@@ -275,7 +294,7 @@ impl Participant {
                 branch.vote_after.get_or_insert_with(|| "it is being undone".to_owned());
             }
             State::Heuristic(result) => self.report(id, result),
-            State::Preparing | State::Committing => {}
+            State::Preparing | State::Committing | State::EndingAlone => {}
         }
     }
 
@@ -302,6 +321,7 @@ impl Participant {
                 branch.acknowledge_after = Some(Done::NotPrepared);
                 self.undo(id);
             }
+            State::EndingAlone => self.order_after(id, Call::Commit { evidence }),
             State::Heuristic(result) => self.report(id, result),
             State::Committing | State::RollingBack => {}
         }
@@ -335,6 +355,7 @@ impl Participant {
                 self.call(id, Call::CommitOnePhase);
             }
             State::Preparing => branch.call_after = Some(Call::CommitOnePhase),
+            State::EndingAlone => self.order_after(id, Call::CommitOnePhase),
             State::Committing => {}
         }
     }
@@ -350,6 +371,10 @@ impl Participant {
                 self.undo(id);
             }
             State::RollingBack => branch.acknowledge_after = Some(Done::Done),
+            State::EndingAlone => {
+                branch.acknowledge_after = Some(Done::Done);
+                self.order_after(id, Call::Rollback);
+            }
             State::Heuristic(result) => self.report(id, result),
             State::Committing => {}
         }
@@ -423,6 +448,7 @@ impl Participant {
             (State::RollingBack, Call::Rollback, Returned::Did(done, words)) => {
                 self.on_undone(now, id, done, words);
             }
+            (State::EndingAlone, _, result) => self.on_ended_alone(now, id, result),
             (State::Heuristic(_), Call::Forget, Returned::Did(..)) => {
                 self.drop_branch(&id);
                 self.acknowledge(id, Done::Forgotten, String::new());
@@ -469,6 +495,7 @@ impl Participant {
                     branch.tries = 0;
                     branch.evidence = evidence.clone();
                 }
+                self.hear(now, &id);
                 self.inquire_later(now, id);
             }
             Vote::ReadOnly | Vote::Rollback { .. } => {
@@ -521,6 +548,7 @@ impl Participant {
         } else {
             if let Some(branch) = self.branches.get_mut(&id) {
                 branch.state = State::Heuristic(result);
+                branch.words.clone_from(&words);
                 branch.tries = 0;
             }
             self.inquire_later(now, id);
@@ -561,12 +589,14 @@ impl Participant {
                 break;
             }
             self.timers.pop_first();
+            let ends_alone = self.ends_alone_at(&id).is_some_and(|at| at <= now);
             let Some(branch) = self.branches.get_mut(&id) else { continue };
             branch.timer = None;
             match (branch.state, branch.again.take()) {
                 (_, Some(call)) => self.call(id, call),
                 // The coordinator is silent and no vote was given: undone by its own time-out.
                 (State::Active, None) => self.undo(id),
+                (State::Prepared, None) if ends_alone => self.end_alone(id),
                 (state @ (State::Prepared | State::Heuristic(_)), None) => {
                     branch.tries = branch.tries.saturating_add(1);
                     if on(Bug::PreparedTimesOut) && state == State::Prepared && branch.tries > 2 {
@@ -575,7 +605,10 @@ impl Participant {
                     }
                     self.ask_or_report(now, id, state);
                 }
-                (State::Preparing | State::Committing | State::RollingBack, None) => {}
+                (
+                    State::Preparing | State::Committing | State::RollingBack | State::EndingAlone,
+                    None,
+                ) => {}
             }
         }
     }
@@ -600,6 +633,7 @@ impl Participant {
     fn inquire_later(&mut self, now: Millis, id: BranchId) {
         let (min_ms, max_ms) = (self.times.inquire_ms_min, self.times.inquire_ms_max);
         let at = self.backoff(now, &id, min_ms, max_ms);
+        let at = self.ends_alone_at(&id).map_or(at, |alone| alone.max(now).min(at));
         self.set_timer(id, at);
     }
 
@@ -631,7 +665,8 @@ impl Participant {
     }
 
     fn report(&mut self, id: BranchId, result: BranchResult) {
-        self.acknowledge(id, Done::Heuristic(result), String::new());
+        let words = self.branches.get(&id).map(|branch| branch.words.clone());
+        self.acknowledge(id, Done::Heuristic(result), words.unwrap_or_default());
     }
 
     fn acknowledge(&mut self, id: BranchId, done: Done, detail: String) {
