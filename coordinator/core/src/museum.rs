@@ -134,6 +134,8 @@ bugs! {
     MatchedNotCarried = "matched-not-carried",
     /// A prepared branch is rolled back when the coordinator stays silent.
     PreparedTimesOut = "prepared-times-out",
+    /// A restarted participant does not say what an earlier life of it has ended alone.
+    RestartForgetsAlone = "restart-forgets-alone",
     /// A branch that is told to wait, or to be left alone, is rolled back.
     PatienceIsRollback = "patience-is-rollback",
     /// An answer that changes nothing fences with an epoch that may never be durable.

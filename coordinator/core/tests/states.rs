@@ -12,7 +12,8 @@ use unanimous_core::id::{LogId, Owner};
 use unanimous_core::message::{Answer, Done, Event, Verdict, Vote, Wait};
 use unanimous_core::outcome::{BranchResult, Decision};
 use unanimous_core::participant::{
-    Action, Call, Event as Did, Order, Participant, Returned, State as BranchState, Times,
+    Action, Call, Event as Did, HeuristicPolicy, Order, Participant, Returned,
+    State as BranchState, Times,
 };
 use unanimous_core::{Bqual, BranchId, FrameNumber, Gtrid, Millis};
 
@@ -260,9 +261,12 @@ fn branch_in(name: &str) -> Participant {
             told(commit_order()),
             did(Done::Heuristic(BranchResult::RolledBack)),
         ]),
+        "EndingAlone" => with(&[prepare, yes, Did::Ticked]),
         other => panic!("no path to {other}"),
     };
-    let mut participant = Participant::new(Times::default(), 7);
+    let alone = HeuristicPolicy { after_ms: 0, decision: Decision::Rollback };
+    let policy = (name == "EndingAlone").then_some(alone);
+    let mut participant = Participant::new(Times::default(), 7).with_policy(policy);
     for event in path {
         participant.handle(Millis(0), event);
         while participant.poll().is_some() {}
@@ -288,6 +292,7 @@ fn every_branch_state_against_every_event() {
         "RollingBack, preparing",
         "Heuristic commit",
         "Heuristic rollback",
+        "EndingAlone",
     ];
     let verdict = |verdict| told(Order::Answer(verdict));
     let events = [

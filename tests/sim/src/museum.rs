@@ -63,6 +63,7 @@ pub const EXHIBITS: &[Exhibit] = &[
     exhibit(Bug::RollbackAfterDecision, &["L12", "AC2"], "P-16"),
     exhibit(Bug::PreparedTimesOut, &["AC1", "H2"], "CP-3"),
     exhibit(Bug::PatienceIsRollback, &["AC1", "H1", "H2", "L3"], "section 4, answer to an inquiry"),
+    exhibit(Bug::RestartForgetsAlone, &["H1", "H3"], "section 4, HeuristicCommit"),
     exhibit(Bug::RestartForgetsPrepared, &["AC1", "AC2", "H2"], "CP-2"),
     exhibit(Bug::RestartForgetsDecisions, &["L8", "L10", "EM", "AC2"], "C-08"),
     // Who may be told "rolled back".
