@@ -29,10 +29,10 @@ async fn transfer(accounts: &Accounts, sequence: u64) {
 }
 
 fn bytes_in(dir: &Path) -> u64 {
-    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    // A directory or a file may go while it is looked at.
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     // Room that is kept for a full disk, always the same.
-    let entries = entries.filter(|entry| entry.file_name() != "reserve");
-    // A file may go while it is looked at.
+    let entries = entries.flatten().filter(|entry| entry.file_name() != "reserve");
     let bytes = entries.map(|entry| match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path()),
         Ok(metadata) => metadata.len(),

@@ -1,11 +1,11 @@
 use super::{Accounts, AccountsError, Opening, WorkError, adjust, inspect};
-use crate::resource::{Resource, Retry};
+use crate::resource::{EndedAlone, Resource, Retry};
 use crate::{Participant, StartError};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use unanimous_core::coordinator::EndedMark;
 use unanimous_core::message::{Done, Vote};
-use unanimous_core::{Bqual, BranchId, BranchResult, Gtrid, LogId, Owner};
+use unanimous_core::{Bqual, BranchId, BranchResult, Decision, Gtrid, LogId, Owner};
 use unanimous_recovery::{ErrorClass, LogKind, verify};
 
 const LOG: LogId = LogId { cluster: 1, slot: 1, incarnation: 7 };
@@ -421,4 +421,67 @@ async fn what_was_answered_outlives_the_records_that_held_it() {
         without_the_records += u32::from(dropped(&copy));
     }
     assert!(without_the_records > 8, "{without_the_records}");
+}
+
+/// Section 4, a unilateral decision: it is on record, with its effect, before it is told, and every
+/// call answers by the record until that is forgotten.
+#[tokio::test]
+async fn a_branch_that_ends_alone_says_so_in_every_life_until_it_is_forgotten() {
+    for (decision, result, balance) in [
+        (Decision::Commit, BranchResult::Committed, 700),
+        (Decision::Rollback, BranchResult::RolledBack, 1_000),
+    ] {
+        let mut bank = Bank::new();
+        let one = branch(1);
+        bank.prepared(&one, 1, -300).await;
+        let alone = Ok(Done::Heuristic(result));
+        assert_eq!(bank.accounts.end_alone(&one, decision, "nobody asked").await, alone);
+        let killed = bank.killed();
+        for accounts in [&bank.accounts, &killed] {
+            assert_eq!((accounts.in_doubt(), accounts.balances()[0]), (vec![], balance));
+            let listed = EndedAlone { branch: one, result, why: "nobody asked".to_owned() };
+            assert_eq!(accounts.ended_alone().await, Ok(vec![listed]));
+            assert_eq!(accounts.recover().await, Ok(vec![]), "not prepared any more");
+            assert!(matches!(accounts.prepare(&one).await, Ok(Vote::Rollback { .. })));
+            assert_eq!(accounts.commit(&one, None).await, alone);
+            assert_eq!(accounts.recall(&one).await, alone);
+            assert_eq!(accounts.rollback(&one).await, alone);
+            let other = match decision {
+                Decision::Commit => Decision::Rollback,
+                Decision::Rollback => Decision::Commit,
+            };
+            assert_eq!(accounts.end_alone(&one, other, "again").await, alone, "what is on record");
+            accounts.joined(&branch(2));
+            accounts.credit(&branch(2), 1, 1).unwrap();
+            assert_eq!(accounts.rollback(&branch(2)).await, Ok(Done::Done), "its lock was free");
+        }
+        bank.accounts.ended(&mark(9, &[]));
+        bank.accounts.ended(&mark(9, &[]));
+        assert_eq!(bank.accounts.commit(&one, None).await, alone, "no mark forgets it");
+        bank.accounts.forget(&one).await.unwrap();
+        bank.accounts.forget(&one).await.unwrap();
+        let killed = bank.killed();
+        for accounts in [&bank.accounts, &killed] {
+            assert_eq!(accounts.ended_alone().await, Ok(vec![]));
+            assert_eq!(
+                (accounts.commit(&one, None).await, accounts.balances()[0]),
+                (Ok(HAZARD), balance)
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_what_is_prepared_can_end_alone() {
+    let bank = Bank::new();
+    let (worked, committed, unknown) = (branch(1), branch(2), branch(3));
+    bank.work(&worked, 1, -300);
+    bank.prepared(&committed, 2, -300).await;
+    bank.accounts.commit(&committed, None).await.unwrap();
+    for one in [worked, committed, unknown] {
+        let ended = bank.accounts.end_alone(&one, Decision::Rollback, "").await;
+        assert_eq!(ended, Ok(Done::Done), "{one}");
+    }
+    assert_eq!(bank.accounts.ended_alone().await, Ok(vec![]));
+    assert_eq!(bank.accounts.balances(), [1_000, 700, 1_000]);
 }

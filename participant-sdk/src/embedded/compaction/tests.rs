@@ -1,6 +1,6 @@
 use super::{Compaction, PIECE_BYTES, Snapshot, Step};
 use crate::embedded::fold::Fold;
-use crate::embedded::record::{Mark, Move, Piece, Record};
+use crate::embedded::record::{AloneEnd, Mark, Move, Piece, Record};
 use crate::embedded::state::State;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -21,6 +21,8 @@ enum Act {
     Commit(u64),
     CommitOnePhase(u64, Vec<Move>),
     RollBack(u64),
+    Alone(u64, bool),
+    Forget(u64),
     End(u64, Vec<u64>),
     Adjust(u32, i64),
     /// A step of the snapshot, of the next one if none is under way.
@@ -37,6 +39,8 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (0..20u64).prop_map(Act::Commit),
         2 => (0..20u64, moves()).prop_map(|(branch, moves)| Act::CommitOnePhase(branch, moves)),
         1 => (0..20u64).prop_map(Act::RollBack),
+        2 => (0..20u64, any::<bool>()).prop_map(|(branch, way)| Act::Alone(branch, way)),
+        1 => (0..20u64).prop_map(Act::Forget),
         1 => (0..20u64, vec(0..20u64, 0..3)).prop_map(|(upto, but)| Act::End(upto, but)),
         1 => (1..=ACCOUNTS, -9..9i64).prop_map(|(account, cents)| Act::Adjust(account, cents)),
         8 => Just(Act::Step),
@@ -75,7 +79,9 @@ impl Store {
     /// Does it, if the resource would.
     fn act(&mut self, act: Act) {
         let prepared = |id: u64| self.state.branches.contains_key(&branch(id));
-        let known = |id: u64| prepared(id) || self.state.committed.contains_key(&branch(id));
+        let alone = |id: u64| self.state.alone.contains_key(&branch(id));
+        let committed = |id: u64| self.state.committed.contains_key(&branch(id));
+        let known = |id: u64| prepared(id) || committed(id) || alone(id);
         let locked = |moves: &[Move]| moves.iter().any(|(a, _)| self.state.locks.contains_key(a));
         let record = match act {
             Act::Prepare(id, moves) if !known(id) && !locked(&moves) => {
@@ -88,6 +94,11 @@ impl Store {
                 Record::Committed { branch: branch(id), moves: None }
             }
             Act::RollBack(id) if prepared(id) => Record::RolledBack { branch: branch(id) },
+            Act::Alone(id, committed) if prepared(id) => {
+                let end = AloneEnd { committed, why: format!("number {id}") };
+                Record::Alone { branch: branch(id), end }
+            }
+            Act::Forget(id) if alone(id) => Record::Forgotten { branch: branch(id) },
             Act::End(sequence, but) => {
                 let exceptions = but.into_iter().map(|id| branch(id).gtrid).collect();
                 Record::Ended { mark: Mark { log: LOG, epoch: 100, sequence, exceptions } }

@@ -61,8 +61,8 @@ fn differs(ledger: &Ledger, gtrid: &Gtrid, whole: &Transaction, left: &Transacti
             .any(|(whole, left)| branch_differs(ledger, gtrid, left_as(whole, left), left))
 }
 
-/// The rest may know more: that a branch has done as decided is noted only when its transaction is
-/// carried.
+/// The rest may know more: that a branch has done as decided, and the words with which it said so,
+/// are noted only when its transaction is carried.
 fn left_as<'a>(whole: &'a Branch, left: &'a Branch) -> (&'a Branch, Option<BranchResult>) {
     (whole, whole.result.or(left.result))
 }
@@ -82,7 +82,7 @@ fn branch_differs(
         || (whole.matched && !left.matched)
         || whole.asserted != left.asserted
         || result != left.result
-        || (whole.result.is_some() && whole.detail != left.detail)
+        || (!whole.detail.is_empty() && whole.detail != left.detail)
         || (learnt && !really(ledger, &BranchId { gtrid: *gtrid, bqual: left.bqual }, left.result))
 }
 
