@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 use unanimous_core::Gtrid;
+use unanimous_core::participant::HeuristicPolicy;
 
 /// A two-phase commit transaction coordinator with a durable recovery log.
 #[derive(Debug, Parser)]
@@ -432,8 +433,21 @@ pub(crate) struct BankArgs {
     /// Frame bytes above which its log is compacted
     #[arg(long, value_name = "BYTES", env = "UNANIMOUS_BANK_LOG_BYTES", default_value_t = 4 << 20)]
     pub(crate) log_bytes_compact: u64,
+    /// It ends branches alone when the coordinator is silent for so long: "rollback:10s"
+    #[arg(long, value_name = "WAY:SILENCE", env = "UNANIMOUS_BANK_ALONE", value_parser = alone)]
+    pub(crate) alone: Option<HeuristicPolicy>,
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
+}
+
+fn alone(text: &str) -> Result<HeuristicPolicy, String> {
+    let (way, silence) = text.split_once(':').ok_or("WAY:SILENCE, as in rollback:10s")?;
+    let silence = humantime::parse_duration(silence).map_err(|error| error.to_string())?;
+    match way {
+        "commit" => Ok(HeuristicPolicy::commit_after(silence)),
+        "rollback" => Ok(HeuristicPolicy::rollback_after(silence)),
+        _ => Err("the way is commit or rollback".to_owned()),
+    }
 }
 
 /// `participant`.

@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use support::{Said, assert_fails, eventually, run, signal, unanimous};
 
 /// Issue 2, "Must show": `dev --run-for`, and a balance changed by hand is noticed.
@@ -132,4 +132,67 @@ fn ctrl_c_ends_a_run_cleanly() {
     let verified = run(&["dev", "verify", kept.to_str().unwrap(), "-o", "json"]);
     assert_eq!(verified.code, Some(0), "{verified:?}");
     assert!(verified.json()["commits_logged"].as_u64().unwrap() > 0);
+}
+
+/// Ends with this value, also when a test fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        signal(self.0.id(), rustix::process::Signal::INT);
+        let _ = self.0.wait();
+    }
+}
+
+/// Protocol section 4, "coordinator silent", with a policy: the bank votes, dies, finds nobody to
+/// ask, and undoes what the other bank has committed. The operator sees that and why.
+#[test]
+fn a_bank_that_may_decide_alone_does_and_the_operator_is_told() {
+    let home = tempfile::tempdir().unwrap();
+    let kept = home.path().join("kept");
+    let mut dev = unanimous(&["dev", "--keep", kept.to_str().unwrap()]);
+    dev.env("XDG_RUNTIME_DIR", home.path()).env("UNANIMOUS_BANK_ALONE", "rollback:1s");
+    let mut dev = Running(dev.stderr(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(dev.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let operators = lines.find(|line| line.starts_with("  operators")).unwrap();
+    let admin = operators.split_whitespace().nth(1).unwrap();
+    assert!(lines.any(|line| line.ends_with(" committed")), "no transfer was committed");
+    let ask = |args: &[&str]| -> Said {
+        let mut command = unanimous(args);
+        command.env("XDG_RUNTIME_DIR", home.path()).output().unwrap().into()
+    };
+    let told = |args: &[&str]| {
+        let said = ask(&[args, &["--admin-address", admin]].concat());
+        assert_eq!(said.code, Some(0), "{said:?}");
+        said.stdout
+    };
+    let killed = ask(&["dev", "chaos", "kill", "bank-b"]);
+    assert!(killed.stderr.contains("before it knew the decision"), "{killed:?}");
+    let waiting = ["tx", "list", "--filter", "waiting_on=\"bank-b\"", "-o", "id"];
+    let gtrid = told(&waiting).trim().to_owned();
+    assert_eq!(gtrid.len(), 48, "in doubt at bank-b: {gtrid}");
+    assert_eq!(ask(&["dev", "chaos", "kill", "coordinator"]).code, Some(0));
+    assert_eq!(ask(&["dev", "chaos", "start", "bank-b"]).code, Some(0));
+    eventually("the end alone", || {
+        let log = std::fs::read_to_string(kept.join("bank-b.log")).unwrap();
+        let ended = log.lines().any(|line| line.contains("ended alone") && line.contains(&gtrid));
+        if !ended {
+            std::fs::write("/tmp/x/b.log", &log).unwrap();
+            std::fs::copy(kept.join("coordinator.log"), "/tmp/x/c.log").unwrap();
+        }
+        ended.then_some(())
+    });
+    assert_eq!(ask(&["dev", "chaos", "start", "coordinator"]).code, Some(0));
+    let described = ["tx", "describe", &gtrid, "--admin-address", admin];
+    let said = eventually("the report", || {
+        let said = ask(&described);
+        said.stdout.contains("state                    HEURISTIC\n").then_some(said.stdout)
+    });
+    let outcome = "outcome                  HEURISTIC MIXED\n";
+    let why = "HEURISTIC ROLLBACK: decided alone by policy: no word of its coordinator for 1 s\n";
+    assert!(said.contains(outcome) && said.contains(why), "{said}");
+    assert_eq!(told(&["tx", "list", "--divergent", "-o", "id"]).trim(), gtrid);
+    let forget = ["force", "forget", &gtrid, "--confirm", &gtrid, "--reason", "INC-7: paid again"];
+    told(&forget);
+    assert_eq!(told(&["tx", "list", "--divergent", "-o", "id"]), "");
 }

@@ -60,6 +60,9 @@ pub(crate) fn run(args: &BankArgs, global: &Global) -> Result<(), Failure> {
     };
     let ran = runtime()?.block_on(async {
         let mut builder = Participant::builder(&args.name).coordinator(&global.address);
+        if let Some(policy) = args.alone {
+            builder = builder.heuristic_policy(policy);
+        }
         let id = format!("{}/accounts", args.name);
         let books = match &kept {
             Kept::Store(accounts) => Books::Embedded(builder.attach(id, accounts.clone())),

@@ -533,6 +533,9 @@ impl Runner {
         let Some(registered) = self.registered(&branch) else { return };
         let resource = Arc::clone(&registered.resource);
         let span = branch_span(&branch, &registered.id);
+        if let Call::EndAlone { decision, why } = &call {
+            span.in_scope(|| tracing::warn!(?decision, why, "a branch in doubt is ended alone"));
+        }
         let called = async move {
             // The making of the future may panic as well.
             let calling = AssertUnwindSafe(async move {
