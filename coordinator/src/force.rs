@@ -20,7 +20,7 @@ use ladder::{Given, Step};
 use unanimous_proto::v1;
 use v1::ActKind;
 
-pub(crate) use ladder::{is_unknown, unknown};
+pub(crate) use ladder::{is_unknown, second_person, unknown};
 
 /// Does a `force` command.
 pub(crate) fn run(command: &ForceCommand, global: &Global, output: Output) -> Result<(), Failure> {

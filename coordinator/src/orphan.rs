@@ -5,7 +5,7 @@ use crate::codes::Code;
 use crate::confirm::{self, Danger, Word};
 use crate::connect;
 use crate::errors::Failure;
-use crate::force::{is_unknown, unknown};
+use crate::force::{is_unknown, second_person, unknown};
 use crate::output::{Document, Output, canonical_json, escape_lines, quoted, talk};
 use crate::runtime;
 use crate::tx::short_id;
@@ -79,7 +79,8 @@ fn resolve(args: &ResolveArgs, global: &Global, output: Output) -> Result<(), Fa
     }
     let again = again(args, global);
     let danger = Danger { id: gtrid, given: args.confirm.as_deref(), again };
-    if danger.word(confirm::terminal())? == Word::Ask {
+    // What has no effect needs no word.
+    if !args.propose && danger.word(confirm::terminal())? == Word::Ask {
         danger.ask()?;
     }
     let address = &global.admin_address;
@@ -88,6 +89,7 @@ fn resolve(args: &ResolveArgs, global: &Global, output: Output) -> Result<(), Fa
         bqual: bqual.to_owned(),
         end: args.end.wire().into(),
         reason: args.reason.clone(),
+        propose: args.propose,
     };
     let resolved = runtime()?.block_on(async {
         let mut admin = connect::admin(global).await?;
@@ -102,7 +104,11 @@ fn resolve(args: &ResolveArgs, global: &Global, output: Output) -> Result<(), Fa
             vec!["branch".to_owned(), format!("{gtrid}.{bqual}")],
             vec!["audit".to_owned(), format!("entry {}, see: {list}", resolved.audit_number)],
         ],
-        below: format!("\n{} is told so when it asks again.\n", orphan.participant),
+        below: if args.propose {
+            format!("\nA second person has to say the same:\n  {}\n", danger.again)
+        } else {
+            format!("\n{} is told so when it asks again.\n", orphan.participant)
+        },
         ids: vec![format!("{gtrid}.{bqual}")],
         ..Document::default()
     })
@@ -143,6 +149,9 @@ fn not_resolved(status: &Status, danger: &Danger<'_>, address: &str) -> Failure 
     }
     match Failure::from_status(status, address, "resolving it") {
         failure if failure.code() == Code::NotAnOrphan => not_listed(danger.id, status.message()),
+        failure if failure.code() == Code::SecondPersonNeeded => {
+            second_person(status.message(), danger)
+        }
         failure => failure,
     }
 }

@@ -5,12 +5,19 @@
 mod support;
 
 use serde_json::Value;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use support::guarded::{Guarded, Home, with_cert};
 use support::{Said, assert_fails, eventually};
 use tempfile::TempDir;
+use unanimous_core::id::resource_manager;
+use unanimous_core::{Bqual, Gtrid, LogId, Owner, ParticipantName};
 use unanimous_sdk::embedded::{Accounts, Opening};
-use unanimous_sdk::{Attached, Client, Credentials, Participant, Transaction};
+use unanimous_sdk::{
+    Attached, BranchId, BranchResult, Client, Credentials, Done, Evidence, Participant, Prepared,
+    Resource, ResourceId, Retry, Transaction, Vote,
+};
 
 /// What a store holds at first.
 const ACCOUNTS: u32 = 4;
@@ -138,4 +145,94 @@ async fn what_one_person_proposes_another_one_carries_out() {
         bank.participant.stop().await;
         bank.accounts.close().unwrap();
     }
+}
+
+/// A resource that holds one branch of a log that is nowhere.
+struct Stray {
+    branch: BranchId,
+    committed: Arc<AtomicBool>,
+}
+
+impl Stray {
+    fn new() -> Self {
+        let owner = Owner { log: LogId { cluster: 9, slot: 9, incarnation: 9 }, epoch: 9 };
+        let name = ParticipantName::new("bank-a").unwrap();
+        let number = resource_manager(&name, &ResourceId::new("vault").unwrap());
+        let (gtrid, bqual) = (Gtrid::new(owner, 1, 0), Bqual::new(number, 1, owner));
+        Self { branch: BranchId { gtrid, bqual }, committed: Arc::default() }
+    }
+}
+
+impl Resource for Stray {
+    async fn prepare(&self, _: &BranchId) -> Result<Vote, Retry> {
+        Ok(Vote::Rollback { reason: "no such branch".to_owned() })
+    }
+
+    async fn commit(&self, branch: &BranchId, _: Option<&Evidence>) -> Result<Done, Retry> {
+        if *branch != self.branch {
+            return Ok(Done::Heuristic(BranchResult::Hazard));
+        }
+        self.committed.store(true, Ordering::SeqCst);
+        Ok(Done::Done)
+    }
+
+    async fn rollback(&self, _: &BranchId) -> Result<Done, Retry> {
+        Ok(Done::Done)
+    }
+
+    async fn recover(&self) -> Result<Vec<Prepared>, Retry> {
+        let held = (!self.committed.load(Ordering::SeqCst)).then_some(self.branch);
+        Ok(held.map(|branch| Prepared { branch, evidence: None }).into_iter().collect())
+    }
+}
+
+/// What no log knows is no less dangerous to end than what one does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_branch_that_no_log_knows_takes_two_people_as_well() {
+    let home = Home::make();
+    home.cert(&["participant", "bank-a"]);
+    for operator in ["alice", "bob"] {
+        home.cert(&["client", operator, "--role", "operator"]);
+    }
+    let mut serve = home.serve();
+    serve.env("UNANIMOUS_OPERATORS_SECOND_PERSON", "true");
+    let guarded = Guarded::start(&home, serve);
+    let stray = Stray::new();
+    let (branch, committed) = (stray.branch, Arc::clone(&stray.committed));
+    let mut builder = Participant::builder("bank-a")
+        .coordinator(guarded.sessions.clone())
+        .credentials(credentials(&home, "bank-a"));
+    builder.attach("vault", stray);
+    let participant = builder.start().await.unwrap();
+    let (gtrid, bqual) = (branch.gtrid.to_string(), branch.bqual.to_string());
+    eventually("the orphan", || {
+        let listed = says(&guarded, &home, "alice", &["orphan", "list", "-o", "id"]);
+        listed.stdout.contains(&bqual).then_some(())
+    });
+
+    let order = |end| ["orphan", "resolve", &gtrid, &bqual, "--as", end, "--reason", "INC-4411"];
+    let (resolve, other) = (order("committed"), order("rolled-back"));
+    let confirm = ["--confirm", gtrid.as_str()];
+    let propose = ["--propose"];
+    let nobody_else = says(&guarded, &home, "alice", &[&resolve[..], &confirm].concat());
+    assert_fails(&nobody_else, 5, "SECOND_PERSON_NEEDED");
+    assert!(nobody_else.stderr.contains("--propose"), "{nobody_else:?}");
+    let proposed = says(&guarded, &home, "alice", &[&resolve[..], &propose].concat());
+    assert_eq!(proposed.code, Some(0), "{proposed:?}");
+    let herself = says(&guarded, &home, "alice", &[&resolve[..], &confirm].concat());
+    assert_fails(&herself, 7, "SAME_PERSON");
+    let contrary = says(&guarded, &home, "bob", &[&other[..], &confirm].concat());
+    assert_fails(&contrary, 5, "SECOND_PERSON_NEEDED");
+    assert!(!committed.load(Ordering::SeqCst), "nothing was told yet");
+    let done = says(&guarded, &home, "bob", &[&resolve[..], &confirm].concat());
+    assert_eq!(done.code, Some(0), "{done:?}");
+    eventually("the order", || committed.load(Ordering::SeqCst).then_some(()));
+
+    let audit = says(&guarded, &home, "bob", &["audit", "list", "-o", "json"]).json();
+    let entries = audit["entries"].as_array().unwrap();
+    let told: Vec<_> = entries.iter().map(|e| e["result"].as_str().unwrap()).collect();
+    let expected = ["REFUSED", "PROPOSED", "REFUSED", "REFUSED", "DONE"];
+    assert_eq!(told, expected.map(|word| format!("AUDIT_RESULT_{word}")));
+    assert_eq!(entries[4]["concerns"], entries[1]["number"]);
+    participant.stop().await;
 }

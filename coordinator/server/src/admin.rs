@@ -301,7 +301,8 @@ impl v1::admin_service_server::AdminService for Admin {
         let request = request.into_inner();
         let (branch, end) = convert::orphan(&request).map_err(Refusal::status)?;
         let reason = convert::words("reason", request.reason, true).map_err(Refusal::status)?;
-        let order = Box::new(OrphanOrder { by, branch, end, reason });
+        let propose = request.propose;
+        let order = Box::new(OrphanOrder { by, branch, end, reason, propose });
         let acted = self.ask(|to| Query::ResolveOrphan(order, to)).await?;
         let Acted { audit_number, .. } = acted.map_err(Refusal::status)?;
         Ok(Response::new(v1::ResolveOrphanResponse { audit_number }))

@@ -168,6 +168,9 @@ pub(crate) struct ResolveArgs {
     /// Show the plan, and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Leave it for a second person, who gives the same order without this
+    #[arg(long, conflicts_with_all = ["confirm", "dry_run"])]
+    pub(crate) propose: bool,
 }
 
 impl ResolveArgs {

@@ -131,7 +131,8 @@ fn refused(refusal: &v1::ActRefusal) -> Failure {
     next.fold(Failure::new(code, what, &refusal.why, first), Failure::or)
 }
 
-fn second_person(why: &str, danger: &Danger<'_>) -> Failure {
+/// One person alone may not.
+pub(crate) fn second_person(why: &str, danger: &Danger<'_>) -> Failure {
     let what = "refused: a second person has to approve it";
     Failure::new(Code::SecondPersonNeeded, what, why, format!("{} --propose", danger.again))
 }

@@ -59,6 +59,8 @@ pub(crate) struct OrphanOrder {
     pub(crate) branch: BranchId,
     pub(crate) end: BranchResult,
     pub(crate) reason: String,
+    /// Leave it for a second person.
+    pub(crate) propose: bool,
 }
 
 /// What became of an order.
@@ -91,6 +93,8 @@ enum Then {
     Propose(Box<Proposal>),
     /// An orphan's end is.
     Orphan,
+    /// What a first person says of an orphan is.
+    ProposeOrphan(Box<OrphanProposal>),
 }
 
 #[derive(Clone, Debug)]
@@ -100,21 +104,33 @@ struct Proposal {
     at: Millis,
 }
 
+/// What a first person says of an orphan, until a second one says the same.
+#[derive(Debug)]
+struct OrphanProposal {
+    number: u64,
+    order: OrphanOrder,
+    at: Millis,
+}
+
 /// What the driver keeps of acts.
 #[derive(Debug, Default)]
 pub(crate) struct Acts {
     proposals: BTreeMap<u64, Proposal>,
+    /// The last one about each.
+    orphans: BTreeMap<BranchId, OrphanProposal>,
     refused_call_at: Option<Millis>,
     refused_calls_unsaid: u64,
 }
 
 impl Acts {
     pub(crate) fn proposals_len(&self) -> usize {
-        self.proposals.len()
+        self.proposals.len() + self.orphans.len()
     }
 
     fn drop_old(&mut self, now: Millis) {
-        self.proposals.retain(|_, proposal| now.since(proposal.at) < PROPOSAL_MS_MAX);
+        let young = |at: Millis| now.since(at) < PROPOSAL_MS_MAX;
+        self.proposals.retain(|_, proposal| young(proposal.at));
+        self.orphans.retain(|_, proposal| young(proposal.at));
     }
 }
 
@@ -137,7 +153,7 @@ impl Driver {
     pub(crate) fn act(&mut self, now: Millis, order: Order, to: Answer) {
         let gtrid = order.wanted.gtrid;
         self.acts.drop_old(now);
-        if order.propose && self.acts.proposals.len() >= PROPOSALS_MAX {
+        if order.propose && self.acts.proposals_len() >= PROPOSALS_MAX {
             return answer(to, Err(Refusal::too_many_proposals(PROPOSALS_MAX)));
         }
         match self.judge(&order) {
@@ -272,7 +288,13 @@ impl Driver {
             (Then::Orphan, Response::Audited) => {
                 if let (Some(gtrid), Some(bqual)) = (draft.gtrid, draft.bqual) {
                     self.orphans.explained(&BranchId { gtrid, bqual });
+                    self.acts.orphans.remove(&BranchId { gtrid, bqual });
                 }
+                Ok(acted)
+            }
+            (Then::ProposeOrphan(proposal), Response::Audited) => {
+                let proposal = OrphanProposal { number, ..*proposal };
+                self.acts.orphans.insert(proposal.order.branch, proposal);
                 Ok(acted)
             }
             (_, Response::Refused(refusal)) => Err(Refusal::from(refusal)),
@@ -326,10 +348,40 @@ impl Driver {
     /// Decides about a branch that no log knows.
     pub(crate) fn resolve_orphan(&mut self, now: Millis, order: OrphanOrder, to: Answer) {
         let draft = Draft::of_orphan(&order);
+        self.acts.drop_old(now);
         if !self.orphans.knows(&order.branch) {
             return self.refuse(now, None, draft, Refusal::not_an_orphan(), Some(to));
         }
-        self.write(now, AuditResult::Done, None, draft, Then::Orphan, Some(to));
+        if order.propose {
+            if self.acts.proposals_len() >= PROPOSALS_MAX {
+                return answer(to, Err(Refusal::too_many_proposals(PROPOSALS_MAX)));
+            }
+            let proposal = Box::new(OrphanProposal { number: 0, order, at: now });
+            let then = Then::ProposeOrphan(proposal);
+            return self.write(now, AuditResult::Proposed, None, draft, then, Some(to));
+        }
+        match self.second_word(&order) {
+            Ok(concerns) => {
+                let draft = Draft { concerns, ..draft };
+                self.write(now, AuditResult::Done, None, draft, Then::Orphan, Some(to));
+            }
+            Err(refusal) => self.refuse(now, None, draft, refusal, Some(to)),
+        }
+    }
+
+    /// Whether enough people say so of an orphan; the number of what the first one said, 0 where
+    /// one is enough.
+    fn second_word(&self, order: &OrphanOrder) -> Result<u64, Refusal> {
+        let first = self.acts.orphans.get(&order.branch);
+        let first = first.filter(|first| first.order.end == order.end);
+        let other =
+            |first: &&OrphanProposal| order.by.verified && first.order.by.name != order.by.name;
+        match (first, first.filter(other)) {
+            (_, Some(first)) => Ok(first.number),
+            _ if !self.gate.config().second_person => Ok(0),
+            (Some(_), None) => Err(Refusal::same_person(order.by.verified)),
+            (None, None) => Err(Refusal::second_person_needed()),
+        }
     }
 
     /// A call was refused for its caller's role.
