@@ -409,18 +409,20 @@ impl Driver {
             Record::Carried { .. } | Record::CarriedOutcomes { .. } => {
                 crash_point("serve.compact.before_append");
             }
+            // One that only moves was told of in its time.
+            Record::OperatorAct { entry } if force => {
+                let AuditEntry { number, who, from, kind, result, .. } = &**entry;
+                let (kind, result) = (format!("{kind:?}"), format!("{result:?}"));
+                tracing::warn!(number, ?who, ?from, kind, result, "an operator's act");
+            }
             Record::Boot { .. }
             | Record::Matched { .. }
             | Record::OutcomeFloor { .. }
             | Record::Forgotten { .. }
             | Record::Participant { .. }
             | Record::Labelled { .. }
+            | Record::OperatorAct { .. }
             | Record::Forced { .. } => {}
-            Record::OperatorAct { entry } => {
-                let AuditEntry { number, who, from, kind, result, .. } = &**entry;
-                let (kind, result) = (format!("{kind:?}"), format!("{result:?}"));
-                tracing::warn!(number, ?who, ?from, kind, result, "an operator's act");
-            }
         }
         let bytes = codec::encode_record(record);
         // Lazy ones of an operator's only move: a large audit must not be compacted for ever.

@@ -198,6 +198,7 @@ async fn an_orphan_is_told_what_an_operator_decides_when_it_asks_again() {
         bqual: bqual.clone(),
         end: v1::BranchEnd::RolledBack.into(),
         reason: "the old coordinator is gone, INC-3".to_owned(),
+        propose: false,
     };
     let status = admin.resolve_orphan(order(gtrid)).await.unwrap_err();
     assert_eq!(reason(&status), "NOT_AN_ORPHAN", "nobody has asked about it");
@@ -356,4 +357,57 @@ async fn nobody_unverified_approves() {
     let status = admin.approve_act(approve).await.unwrap_err();
     assert_eq!(reason(&status), "SAME_PERSON");
     server.stop().await;
+}
+
+/// The audit is kept for ever: once it is moved it is live, and moving it again would free nothing.
+#[tokio::test]
+async fn regression_a_large_audit_is_not_compacted_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = start(dir.path(), Config { log_bytes_compact: 20_000, ..once() }).await;
+    let (gtrid, _bank_a, _bank_b, _) = half_committed(&server).await;
+    let mut admin = server.admin().await;
+    let refused = plan(&mut admin, act(v1::ActKind::Rollback, gtrid)).await;
+    for _ in 0..100 {
+        force(&mut admin, &refused, &"because ".repeat(60)).await.unwrap_err();
+    }
+    assert!(audit(&mut admin).await.len() == 100);
+    // Compactions go on with the writer's own clock; without anything to do no frame is written.
+    let quiet = async {
+        let (mut frame, mut same) = (0, 0);
+        while same < 30 {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            let status = admin.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner();
+            same = if status.durable_frame == frame { same + 1 } else { 0 };
+            frame = status.durable_frame;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), quiet).await.expect("it is quiet");
+    assert_eq!(audit(&mut admin).await.len(), 100);
+    server.stop().await;
+}
+
+/// The limit is for proposals; what waits can be approved, or it would stay full for a day.
+#[tokio::test]
+async fn regression_a_full_table_of_proposals_takes_approvals() {
+    let world = Guarded::start().await;
+    let (mut alice, mut bob) =
+        (world.admin("alice", "operator").await, world.admin("bob", "operator").await);
+    let gtrid = world.begin().await;
+    let planned = plan(&mut alice, act(v1::ActKind::Rollback, gtrid)).await;
+    let propose = v1::ProposeActRequest {
+        act: planned.act.clone(),
+        version: planned.version,
+        reason: "INC-6".to_owned(),
+        evidence: String::new(),
+    };
+    let mut proposal = 0;
+    for _ in 0..1_000 {
+        let proposed = alice.propose_act(propose.clone()).await.unwrap().into_inner();
+        proposal = proposed.proposal.unwrap().proposal;
+    }
+    let full = alice.propose_act(propose).await.unwrap_err();
+    assert_eq!(full.code(), Code::ResourceExhausted, "{full:?}");
+    let approve = v1::ApproveActRequest { proposal, reason: "I agree".to_owned() };
+    bob.approve_act(approve).await.unwrap();
+    world.server.stop().await;
 }
