@@ -224,16 +224,20 @@ pub trait Resource: Send + Sync + 'static {
     /// Ends a prepared branch although its coordinator has not said how: the participant's
     /// [`crate::HeuristicPolicy`] says so. The decision and `why` are put on record durably
     /// *before* it has any effect; then the branch is committed or undone, durably, its locks are
-    /// freed, and `Done::Heuristic` returned with how it has ended. Ended alone before, or ended so
-    /// half by a life that died: what is on record counts, not `decision`.
+    /// freed, and `Done::Heuristic` returned with how it has ended. On record already: that counts,
+    /// not `decision`.
     ///
     /// From then on every call about the branch answers `Done::Heuristic` (prepare:
-    /// [`Vote::Rollback`]), until [`Resource::forget`]. A branch that is not prepared any more,
-    /// because another process was told its outcome: [`Done::Done`], and nothing is put on record.
+    /// [`Vote::Rollback`]), until [`Resource::forget`]. Of a process that died between the record
+    /// and its effect the branch is still prepared: an order that comes before the next
+    /// `end_alone` is carried out as ever, and the record goes.
+    ///
+    /// A branch that is not prepared any more, because another process was told its outcome:
+    /// [`Done::Done`], and nothing stays on record.
     ///
     /// # Errors
     /// [`Retry`]: not possible now, or not known whether it was done. The branch is in doubt as
-    /// before, and every other call finds out from the record.
+    /// before, and every other call finds out.
     fn end_alone(
         &self,
         branch: &BranchId,
