@@ -440,6 +440,19 @@ fn an_orphan_is_resolved_and_its_participant_is_told_so() {
     assert_eq!((&entry["kind"], &entry["gtrid"]), (&"ACT_KIND_ORPHAN".into(), &gtrid.into()));
 }
 
+/// At 3 a.m.: why is it not done? The database says it, and no log has to be looked for.
+#[test]
+fn why_a_branch_is_not_done_is_shown_in_its_own_words() {
+    let mut standing = Standing::at(At::Committing);
+    let before = standing.stands();
+    let why = "permission denied to finish prepared transaction; its owner is bank";
+    standing.bank_b.acknowledge(1, Done::Retry, why);
+    let describe = || standing.served.ask(&["tx", "describe", &standing.gtrid]).stdout;
+    let told = eventually("its words", || Some(describe()).filter(|told| told.contains(why)));
+    assert!(told.contains(&format!("PREPARED, not now: {why}\n")), "{told}");
+    assert_eq!(standing.stands(), before, "nothing that an act is decided on has changed");
+}
+
 #[test]
 fn monitoring_reads_one_line_and_an_exit_code() {
     let standing = Standing::at(At::Active);

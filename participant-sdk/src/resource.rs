@@ -418,7 +418,7 @@ fn voted(vote: Vote) -> Returned {
     match vote {
         Vote::Commit { evidence: Some(evidence) } if too_long(&evidence) => {
             tracing::error!(kind = ?evidence.kind, "the resource's evidence is too long");
-            Returned::Retry
+            Returned::Retry("its evidence is too long".to_owned())
         }
         vote => Returned::Voted(vote),
     }
@@ -441,7 +441,7 @@ fn rolled_back(done: Done) -> Returned {
 
 fn did(done: Done) -> Returned {
     match done {
-        Done::Retry => Returned::Retry,
+        Done::Retry => Returned::Retry(String::new()),
         done => Returned::Did(done, String::new()),
     }
 }
@@ -505,10 +505,11 @@ mod tests {
         let heuristic = Done::Heuristic(BranchResult::RolledBack);
         assert_eq!(returned, Ok(Returned::Did(heuristic, String::new())));
         let returned = resource(Done::Retry).call(branch(), commit).await;
-        assert_eq!(returned, Ok(Returned::Retry));
+        assert_eq!(returned, Ok(Returned::Retry(String::new())));
         let evidence = Some(Evidence { kind: String::new(), data: vec![0; 257] });
         let long = Arc::new(Fixed(Vote::Commit { evidence }, Done::Done));
-        assert_eq!(long.call(branch(), Call::Prepare).await, Ok(Returned::Retry));
+        let too_long = Returned::Retry("its evidence is too long".to_owned());
+        assert_eq!(long.call(branch(), Call::Prepare).await, Ok(too_long));
         let why = AnyResource::list(resource(Done::Done)).await.map(|_| ());
         assert_eq!(why, Err(Retry::because("no disk")));
     }

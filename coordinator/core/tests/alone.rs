@@ -198,7 +198,7 @@ fn an_order_that_comes_in_time_is_carried_out() {
         (Order::CommitOnePhase, Call::CommitOnePhase),
     ] {
         for result in [
-            Returned::Retry,
+            Returned::Retry(String::new()),
             Returned::Did(Done::Done, String::new()),
             Returned::Did(Done::Heuristic(BranchResult::Hazard), String::new()),
         ] {
@@ -217,8 +217,10 @@ fn an_order_that_comes_in_time_is_carried_out() {
 
 #[test]
 fn a_resource_that_could_not_end_it_has_it_in_doubt_as_before() {
-    for result in [Returned::Retry, Returned::Did(Done::Heuristic(BranchResult::Hazard), "".into())]
-    {
+    for result in [
+        Returned::Retry(String::new()),
+        Returned::Did(Done::Heuristic(BranchResult::Hazard), "".into()),
+    ] {
         let mut participant = ending(Decision::Rollback);
         assert_eq!(actions(&mut participant, 60_500, returned(result)), []);
         assert_eq!(participant.state(&id()), Some(State::Prepared));

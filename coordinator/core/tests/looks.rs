@@ -49,6 +49,26 @@ fn the_ended_mark_stays_behind_what_it_has_no_room_for() {
     assert_eq!(mark_with(0).0, None, "before sequence 0 there is no place in this epoch");
 }
 
+/// Why a branch is waited for is shown, and changes nothing that an act is decided on.
+#[test]
+fn what_a_branch_cannot_do_yet_is_shown_in_its_own_words() {
+    let mut s = Script::new("words");
+    let gtrid = decided(&mut s);
+    let version = s.coordinator.transaction(&gtrid).unwrap().version;
+    s.done(1).acknowledges(2, Done::Retry, "must be the owner");
+    let seen = s.coordinator.transaction(&gtrid).unwrap();
+    let shown: Vec<_> = seen
+        .branches
+        .iter()
+        .map(|b| (b.result, b.last_error.as_str(), b.detail.as_str()))
+        .collect();
+    assert_eq!(shown, [(Some(BranchResult::Committed), "", ""), (None, "must be the owner", "")]);
+    assert_eq!(seen.version, version + 1, "that of the other's end");
+    s.acknowledges(2, Done::Heuristic(BranchResult::RolledBack), "by hand").flushed();
+    let ended = &s.coordinator.transaction(&gtrid).unwrap().branches[1];
+    assert_eq!((ended.result, &*ended.detail), (Some(BranchResult::RolledBack), "by hand"));
+}
+
 /// An orderly life shows in its figures: what was begun, how it ended, what was refused.
 #[test]
 fn counters_count_what_happened() {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use unanimous_core::id::{LogId, Owner};
-use unanimous_core::message::{Verdict, Vote};
+use unanimous_core::message::{Answer, Done, Verdict, Vote};
 use unanimous_core::participant::{Action, Call, Event, Order, Participant, Returned, Times};
 use unanimous_core::{Bqual, BranchId, Decision, FrameNumber, Gtrid, Millis};
 
@@ -103,4 +103,32 @@ fn the_branches_in_doubt_are_those_that_voted_commit() {
     participant.handle(Millis(0), told(OWNER, id(2), commit(1)));
     assert_eq!(participant.in_doubt().collect::<Vec<_>>(), [&id(3)]);
     assert_eq!(participant.branches_len(), 3);
+}
+
+/// Protocol section 3, "branch does not answer": whoever repeats an order is told why it is not
+/// carried out yet, once the resource has said so, and not while it is at it.
+#[test]
+fn a_repeated_order_is_answered_with_why_it_is_not_carried_out_yet() {
+    let (rollback, one_phase) = (
+        Order::Decide { decision: Decision::Rollback, frame: FrameNumber(1), evidence: None },
+        Order::CommitOnePhase,
+    );
+    for order in [commit(1), rollback, one_phase] {
+        let mut participant = participant();
+        participant.handle(Millis(0), Event::Recovered { branch: id(1), evidence: None });
+        let first = actions(&mut participant, 0, told(OWNER, id(1), order.clone()));
+        assert!(matches!(first[..], [Action::Call { .. }]), "{first:?}");
+        let repeated = actions(&mut participant, 1, told(OWNER, id(1), order.clone()));
+        assert_eq!(repeated, [], "nothing is known yet");
+        let why = "must be the owner of the branch";
+        let result = Returned::Retry(why.to_owned());
+        assert_eq!(actions(&mut participant, 2, Event::Returned { branch: id(1), result }), []);
+        let repeated = actions(&mut participant, 3, told(OWNER, id(1), order.clone()));
+        let answer = Answer::Acknowledged { done: Done::Retry, detail: why.to_owned() };
+        assert_eq!(repeated, [Action::Send { branch: id(1), answer }], "{order:?}");
+        let again = actions(&mut participant, 60_000, Event::Ticked);
+        assert!(matches!(again[..], [Action::Call { .. }]), "{again:?}");
+        let repeated = actions(&mut participant, 60_001, told(OWNER, id(1), order.clone()));
+        assert_eq!(repeated, [], "it may succeed this time");
+    }
 }

@@ -314,7 +314,7 @@ fn every_branch_state_against_every_event() {
         ("resource alone, committed", did(Done::Heuristic(BranchResult::Committed))),
         ("resource alone, rolled back", did(Done::Heuristic(BranchResult::RolledBack))),
         ("resource hazard", did(Done::Heuristic(BranchResult::Hazard))),
-        ("resource retry", returned(Returned::Retry)),
+        ("resource retry", returned(Returned::Retry(String::new()))),
         ("40 s pass", Did::Ticked),
     ];
     let mut table = String::new();
@@ -397,7 +397,7 @@ fn regression_a_repeated_forget_waits_for_the_one_that_is_tried_again() {
     let mut participant = branch_in("Heuristic rollback");
     participant.handle(Millis(0), told(Order::Forget));
     assert!(matches!(participant.poll(), Some(Action::Call { .. })));
-    participant.handle(Millis(0), returned(Returned::Retry));
+    participant.handle(Millis(0), returned(Returned::Retry(String::new())));
     participant.handle(Millis(0), told(Order::Forget));
     assert_eq!(participant.poll(), None);
 }

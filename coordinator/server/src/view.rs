@@ -459,6 +459,7 @@ fn branch_view(driver: &Driver, found: &Transaction, branch: &Branch) -> v1::Bra
         resource_id: branch.resource.as_str().to_owned(),
         state: branch_state(branch.state(found.decision())).into(),
         detail: branch.detail.clone(),
+        last_error: branch.last_error.clone(),
         connected: driver.registry.reaches(&branch.participant, &branch.resource),
     }
 }

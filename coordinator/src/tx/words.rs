@@ -94,7 +94,13 @@ pub(super) fn branch_words(branch: &v1::Branch) -> String {
     if branch.asserted {
         state += &format!(", {SAYS_OPERATOR}");
     }
-    if branch.detail.is_empty() { state } else { format!("{state}: {}", branch.detail) }
+    match (branch.state(), branch.last_error.as_str(), branch.detail.as_str()) {
+        (v1::BranchState::Prepared | v1::BranchState::Enlisted, why, _) if !why.is_empty() => {
+            format!("{state}, not now: {why}")
+        }
+        (_, _, "") => state,
+        (_, _, detail) => format!("{state}: {detail}"),
+    }
 }
 
 /// A branch's state.

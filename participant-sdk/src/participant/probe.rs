@@ -151,7 +151,7 @@ async fn prepare(resource: &Arc<dyn AnyResource>, branch: BranchId) -> Result<()
         Ok(Returned::Voted(Vote::Rollback { .. })) => return Ok(()),
         Ok(Returned::Voted(Vote::Commit { .. })) => "it voted commit",
         Ok(Returned::Voted(Vote::ReadOnly)) => "it voted read-only",
-        Ok(Returned::Did(..) | Returned::Retry) => "it gave no vote that can be used",
+        Ok(Returned::Did(..) | Returned::Retry(_)) => "it gave no vote that can be used",
         Err(Words::Later(why)) => return Err(Fault::Later(why)),
         Err(Words::Panicked) => "it panicked",
     };

@@ -548,11 +548,11 @@ impl Runner {
                 Ok(Err(retry)) => {
                     let why = retry.why;
                     tracing::debug!(?why, "the resource says later");
-                    Returned::Retry
+                    Returned::Retry(why)
                 }
                 Err(_) => {
                     tracing::error!("the resource panicked: called again");
-                    Returned::Retry
+                    Returned::Retry("its resource panicked".to_owned())
                 }
             };
             (branch, returned)

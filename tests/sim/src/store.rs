@@ -156,7 +156,7 @@ impl World {
         let at = self.participants[who].store;
         // A record about it is on its way to the disk: the bank answers when it is there.
         if self.stores[at].writes_about(&branch) || self.fault(self.swarm.resource_retry) {
-            return self.return_later(who, branch, Returned::Retry);
+            return self.return_later(who, branch, Returned::Retry("busy".to_owned()));
         }
         let store = &mut self.stores[at];
         let bank = &mut store.bank;

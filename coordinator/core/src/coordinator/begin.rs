@@ -104,6 +104,7 @@ impl Coordinator {
                     forget_pending: false,
                     matched: false,
                     left_to_ask: false,
+                    last_error: String::new(),
                     asserted: false,
                 });
                 self.concern(&participant, id.gtrid);

@@ -66,7 +66,11 @@ impl Coordinator {
                         branch.detail = cut(detail, DETAIL_BYTES_MAX).to_owned();
                         branch.forget_pending = true;
                     }
-                    Reading::Again => return,
+                    // Nothing has changed that an act could be decided on: no new version.
+                    Reading::Again => {
+                        branch.last_error = cut(detail, DETAIL_BYTES_MAX).to_owned();
+                        return;
+                    }
                     Reading::Unexpected => {
                         self.counters.unexpected += 1;
                         return;
@@ -510,6 +514,7 @@ fn alone(
         evidence: None,
         result: Some(result),
         detail: cut(detail, DETAIL_BYTES_MAX).to_owned(),
+        last_error: String::new(),
         forget_pending: true,
         matched: false,
         left_to_ask: false,

@@ -230,6 +230,8 @@ pub struct Branch {
     pub result: Option<BranchResult>,
     /// The participant's words about its vote or result.
     pub detail: String,
+    /// Why it could not do what it was told to, when it was told last. Not in the log.
+    pub last_error: String,
     /// It keeps a heuristic record until it is told to forget.
     pub forget_pending: bool,
     /// It decided alone, and as decided, and has not said that it forgot.
@@ -326,6 +328,7 @@ impl Branch {
             forget_pending: false,
             matched: false,
             left_to_ask: false,
+            last_error: String::new(),
             asserted: false,
             result: record.result,
             detail: record.detail,

@@ -109,7 +109,7 @@ impl Participant {
                 self.drop_branch(&id);
             }
             // The resource could not do it, or does not know: it is in doubt as before.
-            (Returned::Did(..) | Returned::Retry | Returned::Voted(_), None) => {
+            (Returned::Did(..) | Returned::Retry(_) | Returned::Voted(_), None) => {
                 branch.state = State::Prepared;
                 branch.tries = branch.tries.saturating_add(1);
                 branch.heard = Some(now);

@@ -91,8 +91,8 @@ pub enum Returned {
     Voted(Vote),
     /// From all other calls: with words for people.
     Did(Done, String),
-    /// The resource could not be asked, or does not know: call again.
-    Retry,
+    /// The resource could not be asked, or does not know: call again. Why, for people.
+    Retry(String),
 }
 
 /// What the participant wants done.

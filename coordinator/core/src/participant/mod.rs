@@ -88,7 +88,7 @@ struct Branch {
     call_after: Option<Call>,
     /// The coordinator's last word about it, kept if there is a policy.
     heard: Option<Millis>,
-    /// Why it ended alone.
+    /// Why it ended alone, or what its resource said when it could not do what it was asked to.
     words: String,
     tries: u32,
     timer: Option<Millis>,
@@ -323,7 +323,8 @@ impl Participant {
             }
             State::EndingAlone => self.order_after(id, Call::Commit { evidence }),
             State::Heuristic(result) => self.report(id, result),
-            State::Committing | State::RollingBack => {}
+            State::Committing => self.say_why_not(id),
+            State::RollingBack => {}
         }
     }
 
@@ -356,7 +357,7 @@ impl Participant {
             }
             State::Preparing => branch.call_after = Some(Call::CommitOnePhase),
             State::EndingAlone => self.order_after(id, Call::CommitOnePhase),
-            State::Committing => {}
+            State::Committing => self.say_why_not(id),
         }
     }
 
@@ -370,7 +371,10 @@ impl Participant {
                 branch.acknowledge_after = Some(Done::Done);
                 self.undo(id);
             }
-            State::RollingBack => branch.acknowledge_after = Some(Done::Done),
+            State::RollingBack => {
+                branch.acknowledge_after = Some(Done::Done);
+                self.say_why_not(id);
+            }
             State::EndingAlone => {
                 branch.acknowledge_after = Some(Done::Done);
                 self.order_after(id, Call::Rollback);
@@ -433,10 +437,10 @@ impl Participant {
             (State::Preparing, Call::Prepare, Returned::Voted(vote)) => {
                 self.on_voted(now, id, vote);
             }
-            (State::Preparing, Call::Prepare, Returned::Retry) if on(Bug::BusyIsPrepared) => {
+            (State::Preparing, Call::Prepare, Returned::Retry(_)) if on(Bug::BusyIsPrepared) => {
                 self.on_voted(now, id, Vote::Commit { evidence: None });
             }
-            (State::Committing, Call::Commit { .. }, Returned::Retry) if on(Bug::BusyIsDone) => {
+            (State::Committing, Call::Commit { .. }, Returned::Retry(_)) if on(Bug::BusyIsDone) => {
                 self.on_ended(now, id, Done::Done, String::new());
             }
             (State::Committing, Call::Commit { .. }, Returned::Did(done, words)) => {
@@ -454,7 +458,10 @@ impl Participant {
                 self.acknowledge(id, Done::Forgotten, String::new());
             }
             // The resource could not be asked, or answered something else than it was asked.
-            (_, _, Returned::Retry | Returned::Voted(_) | Returned::Did(..)) => {
+            (_, _, result) => {
+                if let Returned::Retry(why) = result {
+                    branch.words = why;
+                }
                 self.call_later(now, id, call);
             }
         }
@@ -662,6 +669,17 @@ impl Participant {
     fn drop_branch(&mut self, id: &BranchId) -> Option<Branch> {
         self.clear_timer(id);
         self.branches.remove(id)
+    }
+
+    /// An order came again while the resource is to be called again: whoever waits is told why.
+    fn say_why_not(&mut self, id: BranchId) {
+        let Some(branch) = self.branches.get(&id).filter(|branch| branch.again.is_some()) else {
+            return;
+        };
+        if !branch.words.is_empty() {
+            let words = branch.words.clone();
+            self.acknowledge(id, Done::Retry, words);
+        }
     }
 
     fn report(&mut self, id: BranchId, result: BranchResult) {
