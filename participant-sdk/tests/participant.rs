@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use support::{
     Coordinator, HAZARD, ParticipantSession, Tell, gtrid, id, is_nobodys, no_such_branch,
     reference, soon,
@@ -13,8 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::metadata::MetadataMap;
 use unanimous_proto::v1;
 use unanimous_sdk::{
-    Attached, Branch, BranchId, Context, Done, EndedMark, Evidence, HEADER_TRANSACTION, JoinError,
-    Participant, Prepared, Resource, Retry, StartError, Times, Vote,
+    Attached, Branch, BranchId, Context, Done, EndedMark, Evidence, HEADER_TRANSACTION,
+    HeuristicPolicy, JoinError, Participant, Prepared, Resource, Retry, StartError, Times, Vote,
 };
 
 /// What the next prepare does.
@@ -636,4 +637,20 @@ async fn a_setup_that_cannot_work_is_refused() {
     assert!(matches!(started(twice).await, StartError::ResourceClash(_)));
     let nowhere = Participant::builder("bank");
     assert!(matches!(started(nowhere).await, StartError::Address(_)));
+}
+
+#[tokio::test]
+async fn a_policy_that_would_overtake_orders_on_their_way_is_refused() {
+    for (after_ms, refused) in [(0, true), (999, true), (1_000, false)] {
+        let policy = HeuristicPolicy::rollback_after(Duration::from_millis(after_ms));
+        let mut builder = Participant::builder("bank").coordinator("http://127.0.0.1:1");
+        builder.attach("a", Scripted::new().0);
+        let error = builder.heuristic_policy(policy).start().await.map(|_| ()).unwrap_err();
+        match refused {
+            true => assert_eq!(error, StartError::PolicyTooShort { after_ms }),
+            // Its resource cannot keep a record.
+            false => assert!(matches!(error, StartError::Unfit { .. }), "{error}"),
+        }
+        assert_eq!(error.to_string().lines().count(), 3, "{error}");
+    }
 }

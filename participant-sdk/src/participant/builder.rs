@@ -18,6 +18,8 @@ const JOINS_QUEUED_MAX: usize = 1_024;
 /// Bounds of the period of the scan for orphans.
 const SCAN_EVERY_MIN: Duration = Duration::from_millis(10);
 const SCAN_EVERY_MAX: Duration = Duration::from_secs(3_600);
+/// Orders that are on their way get so much time before a branch may end alone.
+const POLICY_AFTER_MS_MIN: u64 = 1_000;
 /// The longest kind of a resource, in bytes.
 const KIND_BYTES_MAX: usize = 32;
 
@@ -43,6 +45,16 @@ pub enum StartError {
     /// The kind of a resource is longer than 32 bytes.
     #[error("the kind of resource {0} is longer than {KIND_BYTES_MAX} bytes")]
     KindTooLong(ResourceId),
+    /// The heuristic policy would decide after less than a second.
+    #[error(
+        "the heuristic policy decides after {after_ms} ms\n  \
+         why:  orders that are on their way would be overtaken: at least {POLICY_AFTER_MS_MIN} ms\n  \
+         next: give it the time for which you could bear the locks, in minutes rather than seconds"
+    )]
+    PolicyTooShort {
+        /// What was asked for.
+        after_ms: u64,
+    },
     /// A resource could not list its prepared branches.
     #[error("resource {resource} cannot list its prepared branches: {why}")]
     Recover {
@@ -155,6 +167,9 @@ impl ParticipantBuilder {
     /// coordinator has it on its own list, and stays there, as a heuristic outcome, until an
     /// operator resolves it if the others ended otherwise. Every resource must be able to keep such
     /// records ([`Resource::check_alone`]): those of this library are.
+    ///
+    /// The silence is at least one second, for orders that are on their way, also to another
+    /// process of this participant: less is [`StartError::PolicyTooShort`].
     pub fn heuristic_policy(mut self, policy: HeuristicPolicy) -> Self {
         self.policy = Some(policy);
         self
@@ -223,6 +238,9 @@ impl ParticipantBuilder {
             return Err(StartError::NoResource);
         }
         if let Some(policy) = &self.policy {
+            if policy.after_ms < POLICY_AFTER_MS_MIN {
+                return Err(StartError::PolicyTooShort { after_ms: policy.after_ms });
+            }
             tracing::warn!(participant = %name, after_ms = policy.after_ms, decision = ?policy.decision,
                 "branches in doubt end alone if the coordinator is silent for so long");
         }
