@@ -113,13 +113,21 @@ impl Postgres {
     }
 }
 
-/// The check at the start: a server that cannot be reached is waited for.
+/// The check at the start.
 pub(super) async fn check(postgres: &Postgres) -> Result<(), Unfit> {
+    judge(reach(|| postgres.findings()).await?, postgres.accepts_unsafe)
+}
+
+/// Asks a server at the start: one that cannot be reached is waited for.
+pub(super) async fn reach<T, F>(mut ask: impl FnMut() -> F) -> Result<T, Unfit>
+where
+    F: Future<Output = Result<T, Retry>>,
+{
     let ends_at = Instant::now() + REACH_MAX;
     let mut words = "it does not answer".to_owned();
     while Instant::now() < ends_at {
-        match timeout_at(ends_at, postgres.findings()).await {
-            Ok(Ok(findings)) => return judge(findings, postgres.accepts_unsafe),
+        match timeout_at(ends_at, ask()).await {
+            Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(Retry { why })) => words = why,
             Err(_) => break,
         }

@@ -1,5 +1,7 @@
 //! What a vote carries so that "no such branch" can be judged later (section 4 of the contract).
 
+use std::fmt;
+use std::str::FromStr;
 use unanimous_core::Evidence;
 
 /// What the evidence in a vote is called.
@@ -62,6 +64,26 @@ impl Xact {
     }
 }
 
+/// As a record has it.
+impl fmt::Display for Xact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.system, self.timeline, self.xid)
+    }
+}
+
+impl FromStr for Xact {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut parts = text.split('.');
+        let mut part = || parts.next().and_then(|part| part.parse::<u64>().ok()).ok_or(());
+        let (system, timeline, xid) = (part()?, part()?, part()?);
+        let timeline = u32::try_from(timeline).map_err(|_| ())?;
+        let xact = Self { system, timeline, xid };
+        if xact.to_string() == text { Ok(xact) } else { Err(()) }
+    }
+}
+
 /// The timeline in a WAL file's name: its first eight digits, hexadecimal. The control file still
 /// has the old one right after a promotion.
 pub(super) fn timeline_of(wal_file: &str) -> Option<u32> {
@@ -93,6 +115,15 @@ mod tests {
             assert_eq!(Xact::of(&evidence), None, "{data:?}");
         }
         assert_eq!(Xact::of(&Evidence { kind: "embedded".to_owned(), ..evidence }), None);
+    }
+
+    #[test]
+    fn the_transaction_in_a_record_is_read_as_it_was_written_and_nothing_else_is() {
+        let text = "72623859790382856.9.42949672971";
+        assert_eq!((XACT.to_string().as_str(), text.parse()), (text, Ok(XACT)));
+        for text in ["", "1.2", "1.2.3.4", "1.4294967296.3", "+1.2.3", "01.2.3", "1.2.x", "1,2,3"] {
+            assert_eq!(text.parse::<Xact>(), Err(()), "{text}");
+        }
     }
 
     #[test]

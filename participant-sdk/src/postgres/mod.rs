@@ -39,9 +39,11 @@
 //! # }
 //! ```
 //! Files: `work` (what a handler has), `resource` (the calls), `table` (how far each branch is),
-//! `server` (what is asked beside the branches), `session` (a connection), `check` (settings).
+//! `server` (what is asked beside the branches), `session` (a connection), `check` (settings),
+//! `alone` (what is decided without the coordinator).
 //! Pure: `statements` (every word that is sent), `errors` (what a refusal means), `evidence`.
 
+mod alone;
 mod builder;
 mod check;
 mod errors;

@@ -2,6 +2,7 @@
 //! never guessed at: the server process is seen gone, then the server is asked.
 
 use super::Postgres;
+use super::alone;
 use super::check;
 use super::errors::{Meaning, Operation, exhausts, meaning, spoils};
 use super::evidence::{Proof, Xact, timeline_of};
@@ -10,12 +11,12 @@ use super::session::{Backend, Failed, Said, is_on};
 use super::statements;
 use super::table::{Held, Pinned, Stage};
 use crate::finding::Finding;
-use crate::resource::{Prepared, Resource, Retry, Unfit};
+use crate::resource::{EndedAlone, Prepared, Resource, Retry, Unfit};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use unanimous_core::message::{Done, Vote};
-use unanimous_core::{BranchId, BranchResult, Evidence};
+use unanimous_core::{BranchId, BranchResult, Decision, Evidence};
 
 /// How long a rollback waits for a statement of the work that still runs, before the server process
 /// is ended.
@@ -25,14 +26,6 @@ const REASON_CHARS_MAX: usize = 200;
 
 fn no(why: &str) -> Vote {
     Vote::Rollback { reason: why.chars().take(REASON_CHARS_MAX).collect() }
-}
-
-/// As the answer that decides: only evidence says that it was rolled back.
-fn decided(done: Done) -> Result<Done, Retry> {
-    Ok(match done {
-        Done::Heuristic(BranchResult::RolledBack) => Done::RolledBack,
-        done => done,
-    })
 }
 
 /// The transaction in the row of a guard; `None`: it has changed nothing.
@@ -79,7 +72,13 @@ impl Resource for Postgres {
             Some(Stage::Preparing(backend)) => {
                 self.look(branch, backend, "the answer to PREPARE TRANSACTION was lost").await
             }
-            Some(Stage::Prepared(_)) => self.vote(branch).await,
+            Some(Stage::Prepared(held)) => {
+                if self.is_gone_alone(branch, held.since).await? {
+                    self.table().remove(branch);
+                    return Ok(no("it was decided alone"));
+                }
+                self.vote(branch).await
+            }
         }
     }
 
@@ -88,10 +87,10 @@ impl Resource for Postgres {
             let table = self.table();
             (table.stage(branch), table.remembered(branch))
         };
-        let (mut replicated, mut known) = (true, remembered);
+        let (mut replicated, mut known, mut since) = (true, remembered, None);
         match stage {
             Some(Stage::Prepared(held)) => {
-                replicated = held.replicated;
+                (replicated, since) = (held.replicated, Some(held.since));
                 known = held.xact.or(known);
             }
             Some(Stage::Preparing(backend)) => self.server.end(backend).await?,
@@ -104,6 +103,7 @@ impl Resource for Postgres {
                 if !replicated || said.unreplicated {
                     self.server.replicate().await?;
                 }
+                self.overrule(&gid, since).await?;
                 self.table().end(branch);
                 Ok(Done::Done)
             }
@@ -124,18 +124,22 @@ impl Resource for Postgres {
             return self.recall(branch).await;
         }
         match self.prepare(branch).await? {
-            Vote::Commit { evidence } => decided(self.commit(branch, evidence.as_ref()).await?),
+            Vote::Commit { evidence } => {
+                let done = self.commit(branch, evidence.as_ref()).await?;
+                self.decided(branch, done).await
+            }
             Vote::ReadOnly => Ok(Done::Done),
             Vote::Rollback { .. } => Ok(Done::RolledBack),
         }
     }
 
     async fn recall(&self, branch: &BranchId) -> Result<Done, Retry> {
-        decided(self.commit(branch, None).await?)
+        let done = self.commit(branch, None).await?;
+        self.decided(branch, done).await
     }
 
     async fn rollback(&self, branch: &BranchId) -> Result<Done, Retry> {
-        let mut known = self.table().undecided(branch);
+        let (mut known, mut since) = (self.table().undecided(branch), None);
         match self.stage(branch) {
             Some(Stage::Open(cell)) => {
                 if let Some(pinned) = cell.get() {
@@ -152,25 +156,45 @@ impl Resource for Postgres {
                 return Ok(Done::Done);
             }
             Some(Stage::Preparing(backend)) => self.server.end(backend).await?,
-            Some(Stage::Prepared(held)) => known = held.xact.or(known),
+            Some(Stage::Prepared(held)) => {
+                (known, since) = (held.xact.or(known), Some(held.since));
+            }
             None => {}
         }
         let gid = statements::gid(branch);
         let done = match self.finish(branch, &statements::rollback_prepared(&gid)).await {
-            Ok(_) => Done::Done,
-            Err(failed) => match (meaning(Operation::Finish, &failed), known) {
-                ((Meaning::Absent, _), None) => Done::Done,
-                ((Meaning::Absent, _), Some(xact)) => match self.server.proof(xact).await? {
-                    Proof::Committed => Done::Heuristic(BranchResult::Committed),
-                    Proof::RolledBack => Done::Done,
-                    Proof::Running => return Err(Retry::because("it is being finished")),
-                    Proof::Nothing => Done::Heuristic(BranchResult::Hazard),
-                },
-                ((meaning, words), _) => return Err(self.later(&gid, meaning, words).await),
+            Ok(_) => {
+                self.overrule(&gid, since).await?;
+                Done::Done
+            }
+            Err(failed) => match meaning(Operation::Finish, &failed) {
+                (Meaning::Absent, _) => self.absent_undone(branch, known).await?,
+                (meaning, words) => return Err(self.later(&gid, meaning, words).await),
             },
         };
         self.table().remove(branch);
         Ok(done)
+    }
+
+    async fn check_alone(&self) -> Result<(), Unfit> {
+        alone::check(self).await
+    }
+
+    async fn end_alone(
+        &self,
+        branch: &BranchId,
+        decision: Decision,
+        why: &str,
+    ) -> Result<Done, Retry> {
+        self.decide_alone(branch, decision, why).await
+    }
+
+    async fn ended_alone(&self) -> Result<Vec<EndedAlone>, Retry> {
+        self.server.ended_alone().await
+    }
+
+    async fn forget(&self, branch: &BranchId) -> Result<(), Retry> {
+        self.server.forget(&statements::gid(branch)).await
     }
 
     async fn recover(&self) -> Result<Vec<Prepared>, Retry> {
@@ -191,7 +215,7 @@ impl Resource for Postgres {
 }
 
 impl Postgres {
-    fn stage(&self, branch: &BranchId) -> Option<Stage> {
+    pub(super) fn stage(&self, branch: &BranchId) -> Option<Stage> {
         self.table().stage(branch)
     }
 
@@ -320,7 +344,7 @@ impl Postgres {
 
     /// Sends COMMIT PREPARED or ROLLBACK PREPARED: once on the connection that has prepared the
     /// branch, else on one that is not for work.
-    async fn finish(&self, branch: &BranchId, sql: &str) -> Result<Said, Failed> {
+    pub(super) async fn finish(&self, branch: &BranchId, sql: &str) -> Result<Said, Failed> {
         let pinned = self.table().take_pinned(branch);
         match pinned {
             Some(pinned) => {
@@ -332,8 +356,36 @@ impl Postgres {
         }
     }
 
+    /// As the answer that decides: only evidence says that it was rolled back. One that ended alone
+    /// decides nothing.
+    async fn decided(&self, branch: &BranchId, done: Done) -> Result<Done, Retry> {
+        if done != Done::Heuristic(BranchResult::RolledBack) {
+            return Ok(done);
+        }
+        let alone = self.ended_alone_as(branch).await?;
+        Ok(alone.map_or(Done::RolledBack, Done::Heuristic))
+    }
+
+    /// "No such branch", told to roll back.
+    async fn absent_undone(&self, branch: &BranchId, xact: Option<Xact>) -> Result<Done, Retry> {
+        if let Some(result) = self.ended_alone_as(branch).await? {
+            return Ok(Done::Heuristic(result));
+        }
+        let Some(xact) = xact else { return Ok(Done::Done) };
+        match self.server.proof(xact).await? {
+            Proof::Committed => Ok(Done::Heuristic(BranchResult::Committed)),
+            Proof::RolledBack => Ok(Done::Done),
+            Proof::Running => Err(Retry::because("it is being finished")),
+            Proof::Nothing => Ok(Done::Heuristic(BranchResult::Hazard)),
+        }
+    }
+
     /// "No such branch", told to commit: what can be proved.
     async fn absent(&self, branch: &BranchId, xact: Option<Xact>) -> Result<Done, Retry> {
+        if let Some(result) = self.ended_alone_as(branch).await? {
+            self.table().remove(branch);
+            return Ok(Done::Heuristic(result));
+        }
         let Some(xact) = xact else { return Ok(Done::Heuristic(BranchResult::Hazard)) };
         let result = match self.server.proof(xact).await? {
             Proof::Committed => {
@@ -350,7 +402,7 @@ impl Postgres {
     }
 
     /// The branch stays as it is. What only a person can mend is said aloud.
-    async fn later(&self, gid: &str, meaning: Meaning, words: String) -> Retry {
+    pub(super) async fn later(&self, gid: &str, meaning: Meaning, words: String) -> Retry {
         if meaning != Meaning::Person {
             return Retry::because(words);
         }

@@ -1,6 +1,7 @@
 //! What is said to the server, word by word. One string is one message: an error in it skips the
 //! rest of it.
 
+use super::evidence::Xact;
 use super::session::Backend;
 use unanimous_core::BranchId;
 
@@ -148,6 +149,74 @@ pub(super) fn whose(gid: &str) -> String {
     )
 }
 
+/// What was decided alone, by the branch's name, in the first schema that the role has for tables.
+/// `xact` is the branch's transaction, with which it is looked up how it has ended.
+pub(super) const ALONE: &str = "CREATE TABLE IF NOT EXISTS unanimous_alone (\
+     gid text PRIMARY KEY, committed boolean NOT NULL, xact text NOT NULL, why text NOT NULL, \
+     decided_at timestamptz NOT NULL DEFAULT clock_timestamp())";
+
+/// Who asks, and whether the table is one that survives a crash; null: it is not there.
+pub(super) const ALONE_KIND: &str = "SELECT current_user, (SELECT c.relpersistence = 'p' \
+     FROM pg_catalog.pg_class c WHERE c.oid = pg_catalog.to_regclass('unanimous_alone'))";
+
+/// A row if there may be records of ours: in a table that the role may not read there are none.
+pub(super) const ALONE_SEEN: &str = "SELECT 1 FROM pg_catalog.pg_class c \
+     WHERE c.oid = pg_catalog.to_regclass('unanimous_alone') \
+     AND pg_catalog.has_table_privilege(c.oid, 'SELECT')";
+
+/// Everything that is done with the table, to no row: what is missing is said at the start.
+pub(super) const ALONE_TRIED: &str = "INSERT INTO unanimous_alone (gid, committed, xact, why) \
+     SELECT '', true, '', '' WHERE false ON CONFLICT (gid) DO NOTHING; \
+     SELECT gid, committed, xact, why, decided_at FROM unanimous_alone WHERE false; \
+     DELETE FROM unanimous_alone WHERE false";
+
+/// So many records at a time, the oldest first: the others are read when these are forgotten.
+const ALONE_MAX: usize = 1_000;
+
+/// The records of branches that are not prepared. A record is older than the end of its branch, so
+/// one that is seen here without its branch is of a branch that has ended.
+pub(super) fn ended_alone() -> String {
+    format!(
+        "SELECT a.gid, a.committed, a.xact, a.why FROM unanimous_alone a WHERE NOT EXISTS \
+         (SELECT FROM pg_catalog.pg_prepared_xacts p WHERE p.gid = a.gid) \
+         ORDER BY a.decided_at LIMIT {ALONE_MAX}"
+    )
+}
+
+pub(super) fn alone(gid: &str) -> String {
+    format!("SELECT a.gid, a.committed, a.xact, a.why FROM unanimous_alone a WHERE a.gid = '{gid}'")
+}
+
+/// The first record counts, whoever comes later. Its second row is what is on record.
+pub(super) fn put_alone(gid: &str, committed: bool, xact: Xact, why: &str) -> String {
+    format!(
+        "INSERT INTO unanimous_alone (gid, committed, xact, why) \
+         VALUES ('{gid}', {committed}, '{xact}', {}) ON CONFLICT (gid) DO NOTHING; {}",
+        literal(why),
+        alone(gid)
+    )
+}
+
+pub(super) fn drop_alone(gid: &str) -> String {
+    format!("DELETE FROM unanimous_alone WHERE gid = '{gid}'")
+}
+
+/// Statements that write, outside of a branch and all or none: the message is their block. It ends
+/// where PREPARE TRANSACTION does, on the disk and at the standbys. Its first row says nothing.
+pub(super) fn writing(sql: &str, access: Access) -> String {
+    let access = match access {
+        Access::Writes => "SET TRANSACTION READ WRITE; ",
+        Access::Reads => "",
+    };
+    format!("{access}SELECT {SYNCHRONOUS}; {sql}")
+}
+
+/// Text as a string of SQL, however `standard_conforming_strings` is set.
+fn literal(text: &str) -> String {
+    let text = text.replace('\0', "").replace('\\', r"\\").replace('\'', "''");
+    format!("E'{text}'")
+}
+
 /// The server's version, for a check that says what is missing instead of failing on it.
 pub(super) const VERSION: &str = "SELECT pg_catalog.current_setting('server_version_num'), \
      pg_catalog.current_setting('server_version')";
@@ -210,5 +279,22 @@ mod tests {
         assert_eq!(begin("g", Access::Reads), "BEGIN; SET LOCAL unanimous.branch = 'g'");
         let expected = "EXECUTE unanimous_guard('g', 42); PREPARE TRANSACTION 'g'";
         assert_eq!(prepare("g", backend), expected);
+    }
+    #[test]
+    fn words_become_a_string_of_sql_and_nothing_else() {
+        assert_eq!(literal("no word for 5 s"), "E'no word for 5 s'");
+        assert_eq!(literal(r"a \' b\0'; --".replace(r"\0", "\0").as_str()), r"E'a \\'' b''; --'");
+        let xact = Xact { system: 7, timeline: 1, xid: 9 };
+        let put = put_alone("g", false, xact, "it's");
+        assert!(put.contains("VALUES ('g', false, '7.1.9', E'it''s') ON CONFLICT"), "{put}");
+    }
+
+    #[test]
+    fn what_is_written_beside_branches_waits_for_the_disk() {
+        let written = writing("DELETE FROM t", Access::Writes);
+        assert!(written.starts_with("SET TRANSACTION READ WRITE; SELECT "), "{written}");
+        assert!(written.contains("'synchronous_commit'"), "{written}");
+        let written = writing("DELETE FROM t", Access::Reads);
+        assert!(!written.contains("READ WRITE"), "{written}");
     }
 }

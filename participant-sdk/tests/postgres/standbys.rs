@@ -2,7 +2,7 @@
 
 use crate::bank::{Bank, committed, gid, soon, told};
 use unanimous_databases::postgres::Postgres as Server;
-use unanimous_sdk::{BranchResult, Done, Resource};
+use unanimous_sdk::{BranchResult, Decision, Done, Resource};
 
 /// Breaks off whoever waits for a standby, until told to stop.
 async fn break_off_waits(bank: &Bank<'_>) {
@@ -78,6 +78,41 @@ async fn a_wait_for_a_standby_that_is_broken_off_is_no_vote_and_no_acknowledgeme
     standbys(&server, "");
     assert_eq!(told(|| bank.postgres.commit_one_phase(&branch)).await, Done::Done);
     assert_eq!(bank.cents(1), 98);
+}
+
+#[tokio::test]
+async fn a_lone_decision_has_no_effect_before_the_standbys_have_its_record() {
+    let server = Server::start(&[]).unwrap();
+    let bank = Bank::open_on(&server, |builder| builder);
+    crate::alone::grant(&bank);
+    assert_eq!(bank.postgres.check_alone().await, Ok(()));
+    let (branch, _) = bank.prepared(1).await;
+    standbys(&server, "nobody");
+    reloaded(&bank, "nobody").await;
+    let end = || bank.postgres.end_alone(&branch, Decision::Rollback, "no word");
+    for _ in 0..2 {
+        let answered = tokio::select! {
+            answered = end() => answered,
+            () = break_off_waits(&bank) => unreachable!(),
+        };
+        let why = answered.unwrap_err().why;
+        assert!(why.contains("standbys"), "{why}");
+        assert_eq!(bank.listed(), [gid(&branch)], "on record here, and in doubt as before");
+    }
+    standbys(&server, "");
+    assert_eq!(told(end).await, Done::Heuristic(BranchResult::RolledBack));
+    standbys(&server, "nobody");
+    reloaded(&bank, "nobody").await;
+    for _ in 0..2 {
+        let why = tokio::select! {
+            forgotten = bank.postgres.forget(&branch) => forgotten.unwrap_err().why,
+            () = break_off_waits(&bank) => unreachable!(),
+        };
+        assert!(why.contains("standbys"), "{why}");
+    }
+    standbys(&server, "");
+    told(|| bank.postgres.forget(&branch)).await;
+    bank.assert_clean();
 }
 
 #[tokio::test]
