@@ -98,6 +98,11 @@ use tokio_postgres::Config;
 /// branch that is told to roll back and has committed is a heuristic commit: also if another
 /// process of the participant committed it by order, and this one asks only when the coordinator
 /// has forgotten the transaction. It is looked at once too often rather than never.
+///
+/// *Alone.* With a [`crate::HeuristicPolicy`] what is decided is first a durable row of the table
+/// `unanimous_alone`, in the role's first schema. The participant's start makes it, or says what to
+/// run. A row counts if the server says that its transaction has ended so, or cannot tell; an order
+/// that was faster removes it.
 #[derive(Clone)]
 pub struct Postgres {
     work: Pool<Sessions>,
