@@ -191,6 +191,24 @@ async fn a_record_that_the_server_contradicts_is_nobodys_decision() {
     }
 }
 
+/// As after the promotion of a standby: the row stands, and the branch may still be prepared.
+#[tokio::test]
+async fn a_record_about_which_nothing_can_be_proved_counts_once_its_branch_is_gone() {
+    for order in BOTH {
+        let bank = open().await;
+        let (branch, evidence) = bank.prepared(1).await;
+        die_after_the_record(&bank, &branch, Decision::Rollback);
+        bank.sql("UPDATE unanimous_alone SET xact = 'x'");
+        a_second_later().await;
+        assert_eq!(bank.postgres.ended_alone().await, Ok(vec![]));
+        assert!(matches!(bank.prepare(&branch).await, Vote::Commit { .. }));
+        bank.sql(&format!("ROLLBACK PREPARED '{}'", gid(&branch)));
+        assert_eq!(bank.postgres.ended_alone().await.unwrap().len(), 1);
+        let done = ordered(&bank.postgres, order, &branch, &evidence).await;
+        assert_eq!(done, Done::Heuristic(BranchResult::RolledBack));
+    }
+}
+
 #[tokio::test]
 async fn nothing_to_end_is_done_and_leaves_no_record() {
     let bank = open().await;
