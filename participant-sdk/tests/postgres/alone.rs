@@ -414,7 +414,7 @@ async fn a_branch_that_is_ended_at_once_is_not_looked_up() {
         }
     };
     for order in BOTH {
-        assert_eq!(said(order, false).await, 0);
-        assert!(said(order, true).await > 0, "of an old one it is");
+        assert_eq!(soon("a quick end", said(order, false)).await, 0);
+        assert!(soon("a quick end", said(order, true)).await > 0, "of an old one it is");
     }
 }
