@@ -48,7 +48,7 @@ pub enum StartError {
     /// The heuristic policy would decide after less than a second.
     #[error(
         "the heuristic policy decides after {after_ms} ms\n  \
-         why:  orders that are on their way would be overtaken: at least {POLICY_AFTER_MS_MIN} ms\n  \
+         why:  orders on their way would be overtaken: {POLICY_AFTER_MS_MIN} ms at least\n  \
          next: give it the time for which you could bear the locks, in minutes rather than seconds"
     )]
     PolicyTooShort {

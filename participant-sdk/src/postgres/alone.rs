@@ -5,9 +5,9 @@
 //!                       \
 //!  an order that comes   +--> is carried out, and the row goes with it
 //! ```
-//! A row alone says nothing: whoever writes it may die before it has any effect, and another process
-//! may be told the outcome meanwhile. So each row names its transaction, and the server says whether
-//! that has ended as the row has it. If it has ended otherwise, an order was faster.
+//! A row alone says nothing: whoever writes it may die before it has any effect, and another
+//! process may be told the outcome meanwhile. So each row names its transaction, and the server
+//! says whether that has ended as the row has it. If it has ended otherwise, an order was faster.
 
 use super::Postgres;
 use super::check;
@@ -252,7 +252,8 @@ impl Postgres {
         Ok(alone.map_or(Done::Done, Done::Heuristic))
     }
 
-    /// How a branch that is not listed has ended alone, if it has. A record that was overruled goes.
+    /// How a branch that is not listed has ended alone, if it has. A record that was overruled
+    /// goes.
     pub(super) async fn ended_alone_as(
         &self,
         branch: &BranchId,
