@@ -61,7 +61,8 @@
 //! inside of a test: `InProcess`).
 //!
 //! What this crate is *not*: the protocol of a branch is `unanimous_core::participant`, run here by
-//! one task; no decision is made here, unless a [`HeuristicPolicy`] was asked for. It prints nothing and reads no configuration.
+//! one task; no decision is made here, unless a [`HeuristicPolicy`] was asked for. It prints
+//! nothing and reads no configuration.
 
 #[cfg(feature = "axum")]
 mod axum;

@@ -128,7 +128,8 @@ impl ParticipantBuilder {
         }
     }
 
-    /// Where the coordinator is: `http://host:port` or `https://host:port`. The name is resolved again with each dial.
+    /// Where the coordinator is: `http://host:port` or `https://host:port`. The name is resolved
+    /// again with each dial.
     pub fn coordinator(mut self, address: impl Into<String>) -> Self {
         self.address = address.into();
         self
@@ -241,8 +242,10 @@ impl ParticipantBuilder {
             if policy.after_ms < POLICY_AFTER_MS_MIN {
                 return Err(StartError::PolicyTooShort { after_ms: policy.after_ms });
             }
-            tracing::warn!(participant = %name, after_ms = policy.after_ms, decision = ?policy.decision,
-                "branches in doubt end alone if the coordinator is silent for so long");
+            tracing::warn!(
+                participant = %name, after_ms = policy.after_ms, decision = ?policy.decision,
+                "branches in doubt end alone if the coordinator is silent for so long"
+            );
         }
         let mut held = Vec::new();
         for registered in &resources {
