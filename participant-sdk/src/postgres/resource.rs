@@ -315,8 +315,10 @@ impl Postgres {
             self.table().remove(branch);
             return Ok(no(why));
         };
+        // Others may have met it meanwhile, and decided.
+        let since = Instant::now().checked_sub(Duration::from_secs(row.prepared_s));
+        let (xact, since) = (Some(row.xact), since.unwrap_or_else(Instant::now));
         // Whether the standbys have it was not said.
-        let (xact, since) = (Some(row.xact), Instant::now());
         let held = Held { pinned: None, since, xact, replicated: false };
         self.table().remember(branch, row.xact);
         self.table().set(branch, Stage::Prepared(held));

@@ -13,7 +13,7 @@ pub fn grant(bank: &Bank<'_>) {
 }
 
 /// A database whose participant may end branches alone.
-async fn open() -> Bank<'static> {
+pub async fn open() -> Bank<'static> {
     let bank = Bank::open();
     grant(&bank);
     assert_eq!(bank.postgres.check_alone().await, Ok(()));
@@ -51,7 +51,7 @@ async fn ordered(
     }
 }
 
-fn records(bank: &Bank<'_>) -> Vec<String> {
+pub fn records(bank: &Bank<'_>) -> Vec<String> {
     let rows = bank.sql("SELECT gid, committed FROM unanimous_alone ORDER BY decided_at");
     rows.lines().map(str::to_owned).collect()
 }
@@ -62,7 +62,7 @@ fn recorded(branch: &BranchId, decision: Decision) -> Vec<String> {
 }
 
 /// What a life leaves that dies between the record and its effect.
-fn die_after_the_record(bank: &Bank<'_>, branch: &BranchId, decision: Decision) {
+pub fn die_after_the_record(bank: &Bank<'_>, branch: &BranchId, decision: Decision) {
     bank.sql(&format!(
         "INSERT INTO unanimous_alone SELECT p.gid, {}, c.system_identifier || '.' || \
          ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int || '.' || \

@@ -1,12 +1,13 @@
 //! The connection is cut before, in and after each statement, and by the server's own means.
 
+use crate::alone;
 use crate::bank::{
     Bank, LONG, branch, committed, debit, gid, resource, rolled_back, shared, soon, told,
 };
 use crate::proxy::{Proxy, When};
 use unanimous_databases::daemon::freeze;
 use unanimous_sdk::postgres::Postgres;
-use unanimous_sdk::{Done, Resource, Vote};
+use unanimous_sdk::{Decision, Done, Resource, Vote};
 
 const EVERY: [When; 3] = [When::Before, When::During, When::After];
 
@@ -239,6 +240,38 @@ async fn d_03_a_prepare_that_may_still_arrive_is_not_voted_on() {
     assert_eq!((bank.listed(), bank.open_blocks()), (listed, 0), "{vote:?}");
     assert_eq!(rolled_back(&postgres, &branch).await, Done::Done);
     bank.assert_clean();
+}
+
+/// Another process may have met the branch meanwhile, decided alone, and died.
+#[tokio::test]
+async fn a_prepare_that_is_looked_into_late_may_be_on_record() {
+    let bank = alone::open().await;
+    let (proxy, postgres) = behind_a_proxy(&bank).await;
+    let branch = branch();
+    postgres.joined(&branch);
+    debit(&postgres.session(&branch, LONG).await.unwrap(), 1).await.unwrap();
+    proxy.cut("; PREPARE TRANSACTION", When::After);
+    let said = async {
+        while !proxy.has_cut() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = said => {}
+        vote = postgres.prepare(&branch) => unreachable!("it was not broken off: {vote:?}"),
+    }
+    soon("a second", async {
+        while bank.postgres.prepared().await.unwrap().first().is_none_or(|one| one.prepared_s < 1) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    alone::die_after_the_record(&bank, &branch, Decision::Rollback);
+    let vote = told(|| postgres.prepare(&branch)).await;
+    let Vote::Commit { evidence: Some(evidence) } = vote else { unreachable!("{vote:?}") };
+    assert_eq!(committed(&postgres, &branch, &evidence).await, Done::Done);
+    assert_eq!((bank.cents(1), alone::records(&bank)), (99, vec![]));
 }
 
 /// As when the participant is stopped, or the call panics.
