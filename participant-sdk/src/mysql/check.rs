@@ -3,6 +3,7 @@
 use super::errors::Trouble;
 use super::outside::within;
 use super::server::Settings;
+use super::session;
 use super::{FINISHING_MAX, Mysql};
 use crate::database::judge;
 use crate::finding::{Finding, Severity};
@@ -60,7 +61,7 @@ impl Mysql {
         let facts = self.facts(&mut conn).await?;
         let mut findings = judge_facts(&facts);
         if facts.database.is_some() {
-            findings.extend(self.try_rights(&mut conn).await?);
+            findings.extend(self.try_rights(conn).await?);
         }
         Ok(findings)
     }
@@ -112,9 +113,9 @@ impl Mysql {
     }
 
     /// What only trying shows.
-    async fn try_rights(&self, conn: &mut Conn) -> Result<Vec<Finding>, Trouble> {
+    async fn try_rights(&self, mut conn: Conn) -> Result<Vec<Finding>, Trouble> {
         let mut findings = Vec::new();
-        if let Err(Trouble::Refused(error)) = self.list(conn).await {
+        if let Err(Trouble::Refused(error)) = self.list(&mut conn).await {
             findings.push(Finding {
                 code: "MYSQL_XA_RECOVER",
                 severity: Severity::Unfit,
@@ -135,12 +136,17 @@ impl Mysql {
             ),
         };
         let tried = async {
-            self.meet(conn).await?;
+            self.meet(&mut conn).await?;
             let tries = self.inner.markers.try_out(&rand::random());
             within(conn.query_drop(tries)).await?;
             Ok::<_, Trouble>(conn.affected_rows())
         };
-        match tried.await {
+        let tried = tried.await;
+        if tried.is_err() {
+            // Its transaction may be open: whoever looked for a marker on it would see an old one.
+            session::discard(conn);
+        }
+        match tried {
             Ok(0) => {}
             Ok(_) => {
                 let what = format!("the marker table {table} has no transactions: drop it first");

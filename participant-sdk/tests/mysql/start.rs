@@ -143,3 +143,25 @@ async fn one_marker_table_with_one_name_is_made_by_whoever_comes_first() {
     evidence.dedup();
     assert_eq!(evidence.len(), 1, "{evidence:?}");
 }
+
+/// What is left open there sees markers as they were, and finishes no branch.
+#[tokio::test(flavor = "multi_thread")]
+async fn regression_findings_on_a_table_that_cannot_be_written_leave_no_transaction_open() {
+    let (server, database) = (server(), database(server()));
+    let user = format!("u_{database}");
+    let sql = |sql: &str| server.sql("", &format!("{sql} {user}")).unwrap();
+    sql("CREATE USER");
+    Mysql::url(&server.url(&database)).unwrap().build().check().await.unwrap();
+    sql(&format!("GRANT SELECT, UPDATE ON {database}.account TO"));
+    sql(&format!("GRANT SELECT, INSERT, DELETE ON {database}.unanimous_marker TO"));
+    let stage = Stage::at(&server.url_as(&user, &database), |builder| builder).await;
+    let (worked, evidence) = stage.prepared().await;
+    assert_eq!(stage.mysql.commit(&worked.id, Some(&evidence)).await, Ok(Done::Done));
+    sql(&format!("REVOKE INSERT ON {database}.unanimous_marker FROM"));
+    let found = stage.mysql.findings().await.unwrap();
+    assert!(found.iter().any(|finding| finding.code == "MYSQL_MARKER_TABLE"), "{found:?}");
+    for _ in 0..4 {
+        let told = stage.mysql.commit(&worked.id, Some(&evidence)).await;
+        assert_eq!(told, Ok(Done::Done));
+    }
+}
