@@ -73,7 +73,12 @@ impl Mysql {
     async fn clean_log(&self, mark: &EndedMark) -> Result<(), Trouble> {
         let mut conn = connection(&self.inner.finishing).await?;
         loop {
-            let ended: Vec<Marker> = within(conn.query(self.inner.markers.ended(mark))).await?;
+            let ended = self.inner.markers.ended(mark, self.inner.alone.known());
+            let ended: Vec<Marker> = match within(conn.query(ended)).await {
+                // The table was dropped; without it, next time.
+                Err(trouble) if self.inner.alone.is_missing(&trouble) => return Err(trouble),
+                ended => ended?,
+            };
             if ended.is_empty() {
                 return Ok(());
             }

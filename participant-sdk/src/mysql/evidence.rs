@@ -24,8 +24,13 @@ impl Identity {
     /// What a vote carries.
     pub(super) fn evidence(&self) -> Evidence {
         let server = unanimous_core::record::cut(&self.server, Evidence::DATA_BYTES_MAX - NAME_LEN);
-        Evidence { kind: KIND.to_owned(), data: [&self.table, server.as_bytes()].concat() }
+        of([&self.table, server.as_bytes()].concat())
     }
+}
+
+/// Evidence of this kind, by its data.
+pub(super) fn of(data: Vec<u8>) -> Evidence {
+    Evidence { kind: KIND.to_owned(), data }
 }
 
 /// A fresh look for a branch's marker, taken after the server had listed its prepared branches.

@@ -14,6 +14,8 @@ pub(super) const BATCH_MAX: usize = 200;
 /// A marker table by its quoted name, and the statements that are made to it.
 #[derive(Clone, Debug)]
 pub(super) struct Markers {
+    /// The database's quoted name with a dot, or nothing.
+    database: String,
     table: String,
 }
 
@@ -23,13 +25,17 @@ pub(super) type Marker = (Vec<u8>, Vec<u8>);
 impl Markers {
     /// `name`: a table of the database, or a database and a table with a dot between them.
     pub(super) fn new(database: Option<&str>, name: &str) -> Self {
-        let quoted = |part: &str| format!("`{}`", part.replace('`', "``"));
         let (database, name) = match name.split_once('.') {
             Some((database, name)) => (Some(database), name),
             None => (database, name),
         };
         let database = database.map(|database| quoted(database) + ".").unwrap_or_default();
-        Self { table: database + &quoted(name) }
+        Self { table: format!("{database}{}", quoted(name)), database }
+    }
+
+    /// Another table of the same database.
+    pub(super) fn beside(&self, name: &str) -> String {
+        format!("{}{}", self.database, quoted(name))
     }
 
     pub(super) fn table(&self) -> &str {
@@ -79,15 +85,23 @@ impl Markers {
 
     /// Markers that the coordinator no longer needs, up to [`BATCH_MAX`]. Reads without locks:
     /// those of branches that are still prepared are not seen, and not waited for.
-    pub(super) fn ended(&self, mark: &EndedMark) -> String {
+    ///
+    /// `alone`: the table of branches that end alone, if there is one. What it says of a branch and
+    /// is not done is judged by the marker, which an operator's word may have passed meanwhile.
+    pub(super) fn ended(&self, mark: &EndedMark, alone: Option<&str>) -> String {
         let of = |epoch, sequence, kind| Gtrid::new(Owner { log: mark.log, epoch }, sequence, kind);
         let (first, last) = (of(0, 0, 0), of(mark.epoch, mark.sequence, u8::MAX));
         let exceptions = mark.exceptions.iter().map(|gtrid| format!("X'{gtrid}'"));
         let exceptions = exceptions.collect::<Vec<_>>().join(",");
-        let but = match &*exceptions {
+        let mut but = match &*exceptions {
             "" => String::new(),
             listed => format!(" AND gtrid NOT IN ({listed})"),
         };
+        if let Some(alone) = alone {
+            but += &format!(
+                " AND (gtrid, bqual) NOT IN (SELECT gtrid, bqual FROM {alone} WHERE NOT done)"
+            );
+        }
         format!(
             "SELECT gtrid, bqual FROM {} WHERE gtrid BETWEEN X'{first}' AND X'{last}'{but} \
              LIMIT {BATCH_MAX}",
@@ -120,7 +134,11 @@ pub(super) fn naming((gtrid, bqual): &Marker) -> Option<[u8; NAME_LEN]> {
     (*gtrid == NAMING).then(|| bqual.as_slice().try_into().ok()).flatten()
 }
 
-fn hex(bytes: &[u8]) -> String {
+fn quoted(part: &str) -> String {
+    format!("`{}`", part.replace('`', "``"))
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -172,7 +190,7 @@ mod tests {
         };
         let log = "0100000001000200000003";
         assert_eq!(
-            markers.ended(&mark),
+            markers.ended(&mark, None),
             format!(
                 "SELECT gtrid, bqual FROM `m` WHERE gtrid \
                  BETWEEN X'{log}00000000000000000000000000' AND X'{log}000000090000000000000010ff' \
@@ -181,6 +199,9 @@ mod tests {
             )
         );
         let none = EndedMark { exceptions: Vec::new(), ..mark };
-        assert!(markers.ended(&none).ends_with("10ff' LIMIT 200"));
+        assert!(markers.ended(&none, None).ends_with("10ff' LIMIT 200"));
+        let but = "10ff' AND (gtrid, bqual) NOT IN (SELECT gtrid, bqual FROM `a` WHERE NOT done) \
+                   LIMIT 200";
+        assert!(markers.ended(&none, Some("`a`")).ends_with(but));
     }
 }

@@ -30,9 +30,10 @@
 //! ```
 //! Files: `work` (what a handler has), `resource` (the calls), `table` (where each branch is),
 //! `session` (the connection that has the work), `outside` (what is done without it), `cleaning`
-//! (deleting markers), `server` and `check` (what the server is, and whether it is fit). Pure:
+//! (deleting markers), `alone` (what ends without its coordinator), `server` and `check` (what the server is, and whether it is fit). Pure:
 //! `xid`, `errors` (what an error means), `evidence`, `markers`.
 
+mod alone;
 mod check;
 mod cleaning;
 mod errors;
@@ -49,6 +50,7 @@ mod xid;
 pub use mysql_async;
 pub use work::{MysqlError, MysqlJoinError, MysqlWork};
 
+use alone::Alone;
 use cleaning::Cleaning;
 use markers::Markers;
 use mysql_async::{Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, UrlError};
@@ -85,6 +87,10 @@ const SILENCE_S_MAX: u32 = 600;
 /// privileges, and on MySQL 8 XA_RECOVER_ADMIN. Rows are deleted when the coordinator needs them no
 /// longer.
 ///
+/// *Ending alone.* With a [`crate::HeuristicPolicy`] each decision is a row of the table
+/// `unanimous_alone`, beside the markers: made at the start, if the user may do that; SELECT,
+/// INSERT, UPDATE and DELETE on it are needed. Without a policy it need not be there.
+///
 /// *Statements.* One that fails makes its branch vote rollback: XA itself would go on and commit
 /// the rest. The server refuses whatever would end or leave the branch: COMMIT, BEGIN, DDL, LOCK
 /// TABLES. Connections are reset between branches: session variables and temporary tables go.
@@ -104,6 +110,7 @@ struct Inner {
     /// Told from the sessions of every other process by this.
     token: String,
     markers: Markers,
+    alone: Alone,
     work_pool_max: usize,
     join_wait: Duration,
     accepts_unsafe: bool,
@@ -219,11 +226,13 @@ impl MysqlBuilder {
         let plain = outside::PLAIN.map(str::to_owned);
         let setup = plain.into_iter().chain(self.opts.setup().iter().cloned()).collect();
         let finishing = opts.setup(setup).pool_opts(pool_opts(FINISHING_MAX, false));
+        let markers = Markers::new(database.as_deref(), &self.marker_table);
         let inner = Inner {
             work: Pool::new(work),
             finishing: Pool::new(finishing),
             token,
-            markers: Markers::new(database.as_deref(), &self.marker_table),
+            alone: Alone::new(&markers),
+            markers,
             work_pool_max: self.work_pool_max,
             join_wait: self.join_wait,
             accepts_unsafe: self.accepts_unsafe,

@@ -11,6 +11,7 @@
 //! A connection whose last message has no answer is never used again: its session is ended first,
 //! then the server is asked what is left ([`super::outside`]).
 
+use super::alone::OnRecord;
 use super::errors::{Finishing, Trouble, finishing};
 use super::evidence::judge;
 use super::outside::{Left, within};
@@ -19,7 +20,7 @@ use super::table::{Held, Stage};
 use super::xid::Xid;
 use super::{Mysql, Server};
 use crate::finding::Finding;
-use crate::resource::{Prepared, Resource, Retry, Unfit};
+use crate::resource::{EndedAlone, Prepared, Resource, Retry, Unfit};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use std::sync::Arc;
@@ -28,16 +29,24 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 use unanimous_core::coordinator::EndedMark;
 use unanimous_core::message::{Done, Vote};
-use unanimous_core::{BranchId, BranchResult, Evidence};
+use unanimous_core::{BranchId, BranchResult, Decision, Evidence};
 
 /// How long a handler that is in the way of a rollback may take for what it is doing.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// How a branch ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Commit,
     Rollback,
+}
+
+/// What came of an order to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carried {
+    Out,
+    /// It does not list the branch.
+    Unlisted,
 }
 
 /// What the connection says that a branch was pinned to.
@@ -128,6 +137,27 @@ impl Resource for Mysql {
             }
         }
         self.finish(branch, End::Rollback, None).await
+    }
+
+    async fn check_alone(&self) -> Result<(), Unfit> {
+        self.examine_alone().await
+    }
+
+    async fn end_alone(
+        &self,
+        branch: &BranchId,
+        decision: Decision,
+        why: &str,
+    ) -> Result<Done, Retry> {
+        self.decide_alone(branch, decision, why).await
+    }
+
+    async fn ended_alone(&self) -> Result<Vec<EndedAlone>, Retry> {
+        self.list_alone().await
+    }
+
+    async fn forget(&self, branch: &BranchId) -> Result<(), Retry> {
+        self.strike(branch).await
     }
 
     async fn recover(&self) -> Result<Vec<Prepared>, Retry> {
@@ -320,7 +350,7 @@ impl Mysql {
         self.close_line(session).await;
         if self.terminate(branch, session.connection()).await? == Left::Prepared {
             // By the work itself, behind our back. This answer is the decision.
-            self.finish_outside(branch, End::Rollback, None, None).await?;
+            self.finish_outside(branch, End::Rollback, None).await?;
         }
         let mut conn = self.outside().await?;
         let look = self.look(&mut conn, server, branch).await?;
@@ -333,7 +363,7 @@ impl Mysql {
     }
 
     /// Takes the connection from whoever has it. What was under way on it goes on at the server.
-    async fn close_line(&self, session: &Session) {
+    pub(super) async fn close_line(&self, session: &Session) {
         session.close();
         if let Some(mut line) = turn(session).await
             && let Some(conn) = line.conn.take()
@@ -364,7 +394,7 @@ impl Mysql {
     /// As [`Mysql::undo`], and what was prepared behind our back is undone, too.
     async fn undo_for_good(&self, branch: &BranchId, session: &Session) -> Result<(), Retry> {
         if self.undo(branch, session).await? == Left::Prepared {
-            self.finish_outside(branch, End::Rollback, None, None).await?;
+            self.finish_outside(branch, End::Rollback, None).await?;
         }
         self.inner.table.remove(branch);
         Ok(())
@@ -378,17 +408,37 @@ impl Mysql {
         evidence: Option<&Evidence>,
     ) -> Result<Done, Retry> {
         let held = self.inner.table.held(branch);
-        let mut connection = None;
-        if let Some(Held { session, .. }) = &held {
-            connection = session.connection();
-            if matches!(self.finish_pinned(branch, end, session).await, Pinned::Done) {
+        let done = match self.carry_out(branch, end, held.as_ref()).await? {
+            Carried::Out => {
                 self.inner.table.remove(branch);
+                // The order has won over a decision that is on record and has had no effect. A
+                // fresh branch is on nobody's: the usual path pays nothing.
+                if held.is_none_or(|held| held.may_be_on_record()) {
+                    self.strike(branch).await?;
+                }
                 return Ok(Done::Done);
             }
-        }
-        let done = self.finish_outside(branch, end, evidence, connection).await?;
+            Carried::Unlisted => self.find_out(branch, end, evidence).await?,
+        };
         self.inner.table.remove(branch);
         Ok(done)
+    }
+
+    /// Ends a branch that may be prepared, on its own connection or from outside.
+    pub(super) async fn carry_out(
+        &self,
+        branch: &BranchId,
+        end: End,
+        held: Option<&Held>,
+    ) -> Result<Carried, Retry> {
+        let mut connection = None;
+        if let Some(Held { session, .. }) = held {
+            connection = session.connection();
+            if matches!(self.finish_pinned(branch, end, session).await, Pinned::Done) {
+                return Ok(Carried::Out);
+            }
+        }
+        self.finish_outside(branch, end, connection).await
     }
 
     /// On the connection that has prepared it, which nobody else uses any more.
@@ -417,17 +467,15 @@ impl Mysql {
         &self,
         branch: &BranchId,
         end: End,
-        evidence: Option<&Evidence>,
         connection: Option<u32>,
-    ) -> Result<Done, Retry> {
-        let server = self.server().await?;
+    ) -> Result<Carried, Retry> {
         let mut conn = self.outside().await?;
         if let Some(connection) = connection {
             // While it lives, MariaDB lets nobody else finish the branch.
             self.end_session(&mut conn, connection).await?;
         }
         match within(conn.query_drop(statement(branch, end))).await {
-            Ok(()) => return Ok(Done::Done),
+            Ok(()) => return Ok(Carried::Out),
             Err(Trouble::Broken(why)) => return Err(Retry::because(why)),
             Err(Trouble::Refused(error)) => match finishing(error.code) {
                 Finishing::Look => {}
@@ -438,9 +486,25 @@ impl Mysql {
                 }
             },
         }
-        // First the list, then the marker: a branch that is committed in between is seen.
         if self.lists(&mut conn, branch).await? {
             return Err(Retry::because("another session has the branch"));
+        }
+        Ok(Carried::Unlisted)
+    }
+
+    /// What to say of a branch that the server does not list. First the list, then the record and
+    /// the marker: a branch that is committed in between is seen.
+    async fn find_out(
+        &self,
+        branch: &BranchId,
+        end: End,
+        evidence: Option<&Evidence>,
+    ) -> Result<Done, Retry> {
+        let server = self.server().await?;
+        let mut conn = self.outside().await?;
+        let record = self.on_record(&mut conn, branch).await?;
+        if let OnRecord::Ended(result) = record {
+            return Ok(Done::Heuristic(result));
         }
         let look = self.look(&mut conn, server, branch).await?;
         Ok(match end {
@@ -448,6 +512,7 @@ impl Mysql {
             // A marker is seen only if the branch was committed, and while the coordinator needs it
             // no rollback follows an order to commit: somebody has done it by hand.
             End::Rollback if look.marker => Done::Heuristic(BranchResult::Committed),
+            End::Rollback if record == OnRecord::Unproven => Done::Heuristic(BranchResult::Hazard),
             End::Rollback => Done::Done,
         })
     }

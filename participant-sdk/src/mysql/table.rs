@@ -14,6 +14,10 @@ const READ_MAX: usize = 10_000;
 /// How long a branch may be in doubt before it gives its connection up to work that waits.
 const IN_DOUBT_MIN: Duration = Duration::from_secs(1);
 
+/// A branch that is in doubt for less is on no record: no policy decides within a second, by
+/// whatever clock.
+const ALONE_MIN: Duration = Duration::from_millis(500);
+
 /// Where a branch is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -31,8 +35,16 @@ pub(super) enum Stage {
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) stage: Stage,
+    /// Of a prepared branch: from before its prepare was sent, and so before anybody saw it listed.
     since: Instant,
     pub(super) session: Arc<Session>,
+}
+
+impl Held {
+    /// Whether it may have been put on record as one that ends alone, by another process as well.
+    pub(super) fn may_be_on_record(&self) -> bool {
+        self.since.elapsed() >= ALONE_MIN
+    }
 }
 
 /// See the module's page. A branch that is not in it is over here, or was never here.
@@ -76,8 +88,10 @@ impl Table {
 
     pub(super) fn enter(&self, branch: &BranchId, stage: Stage) {
         if let Some(held) = self.branches().get_mut(branch) {
+            if (held.stage, stage) != (Stage::Preparing, Stage::Prepared) {
+                held.since = Instant::now();
+            }
             held.stage = stage;
-            held.since = Instant::now();
         }
     }
 
@@ -143,6 +157,21 @@ mod tests {
         table.remove(&branch);
         table.enter(&branch, Stage::Prepared);
         assert!(table.held(&branch).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_branch_is_in_doubt_from_before_its_prepare_was_sent() {
+        let (table, branch) = (Table::default(), branch(1));
+        let may_be_on_record = || table.held(&branch).unwrap().may_be_on_record();
+        table.note(&branch);
+        tokio::time::advance(ALONE_MIN).await;
+        table.enter(&branch, Stage::Preparing);
+        assert!(!may_be_on_record());
+        tokio::time::advance(ALONE_MIN / 2).await;
+        table.enter(&branch, Stage::Prepared);
+        assert!(!may_be_on_record());
+        tokio::time::advance(ALONE_MIN / 2).await;
+        assert!(may_be_on_record());
     }
 
     #[test]

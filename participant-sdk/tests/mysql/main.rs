@@ -2,6 +2,7 @@
 //! resource's calls themselves, where the coordinator would.
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
 
+mod alone;
 mod broken;
 mod by_hand;
 mod crash;
