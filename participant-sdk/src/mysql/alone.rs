@@ -165,8 +165,8 @@ impl Alone {
         let (table, own) = (&self.table, hex(own));
         let key = format!("gtrid = X'{own}' AND bqual = X'{own}'");
         format!(
-            "START TRANSACTION; INSERT IGNORE INTO {table} (gtrid, bqual, committed, why, evidence) \
-             VALUES (X'{own}', X'{own}', FALSE, '', ''); \
+            "START TRANSACTION; INSERT IGNORE INTO {table} \
+             (gtrid, bqual, committed, why, evidence) VALUES (X'{own}', X'{own}', FALSE, '', ''); \
              UPDATE {table} SET done = TRUE WHERE {key} AND NOT done; \
              {} WHERE {key} LOCK IN SHARE MODE; ROLLBACK; DELETE FROM {table} WHERE {key}",
             self.select()

@@ -29,9 +29,10 @@
 //! # }
 //! ```
 //! Files: `work` (what a handler has), `resource` (the calls), `table` (where each branch is),
-//! `session` (the connection that has the work), `outside` (what is done without it), `cleaning`
-//! (deleting markers), `alone` (what ends without its coordinator), `server` and `check` (what the server is, and whether it is fit). Pure:
-//! `xid`, `errors` (what an error means), `evidence`, `markers`.
+//! `session` (the connection that has the work), `outside` (what is done without it), `alone` (what
+//! ends without its coordinator), `cleaning` (deleting markers), `server` and `check` (what the
+//! server is, and whether it is fit). Pure: `xid`, `errors` (what an error means), `evidence`,
+//! `markers`.
 
 mod alone;
 mod check;

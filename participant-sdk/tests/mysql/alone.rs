@@ -9,9 +9,12 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use std::time::Duration;
 use unanimous_databases::mariadb::Mariadb;
+use unanimous_proto::v1::admin_service_client::AdminServiceClient;
+use unanimous_proto::v1::{GetTransactionRequest, TransactionState};
 use unanimous_sdk::mysql::{Mysql, MysqlBuilder};
 use unanimous_sdk::{
-    BranchId, BranchResult, Decision, Done, EndedAlone, EndedMark, Evidence, Resource, Vote,
+    BranchId, BranchResult, Decision, Done, EndedAlone, EndedMark, Evidence, HeuristicPolicy,
+    Resource, Vote,
 };
 
 const WHY: &str = "no word for 7 s, 'tis \u{e4}";
@@ -414,4 +417,40 @@ async fn a_branch_that_is_ended_while_its_row_is_written_does_not_end_alone() {
     writer.query_drop("ROLLBACK").await.unwrap();
     assert_eq!(soon("an answer", ends).await.unwrap(), Ok(Done::Done));
     assert_eq!(rows(&stage).await, []);
+}
+
+/// By itself, with a policy; and reported by the next life, which has none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_whose_coordinator_is_silent_ends_alone_and_is_told_when_it_is_back() {
+    let mut stage = Stage::set().await;
+    let mut builder = stage
+        .coordinator
+        .participant("silenced")
+        .heuristic_policy(HeuristicPolicy::commit_after(Duration::from_secs(1)));
+    let bank = builder.attach("mysql/silenced", another(&stage));
+    let silenced = builder.start().await.unwrap();
+    let tx = stage.client.begin("transfer").await.unwrap();
+    let mut work = bank.join(&tx.context()).await.unwrap();
+    work.query_drop(DEBIT).await.unwrap();
+    let id = *work.branch().id();
+    work.vote();
+    until("an early vote", async || stage.is_listed(&id).await).await;
+    stage.coordinator.stop().await.unwrap();
+    until("an end alone", async || stage.cents().await == 900).await;
+    until("its record", async || rows(&stage).await.iter().all(|(_, done, _)| *done)).await;
+    assert!(!stage.is_locked().await);
+    let why = "decided alone by policy: no word of its coordinator for 1 s";
+    assert_eq!(rows(&stage).await, [(true, true, why.to_owned())]);
+    silenced.stop().await;
+
+    let mut builder = stage.coordinator.participant("silenced");
+    builder.attach("mysql/silenced", another(&stage));
+    let _next = builder.start().await.unwrap();
+    stage.coordinator.restart().await.unwrap();
+    until("the coordinator's list", async || rows(&stage).await.is_empty()).await;
+    let request = GetTransactionRequest { gtrid: id.gtrid.to_string() };
+    let mut admin = AdminServiceClient::connect(stage.coordinator.admin_address()).await.unwrap();
+    let found = admin.get_transaction(request).await.unwrap().into_inner().transaction.unwrap();
+    assert_eq!(found.state(), TransactionState::Heuristic);
+    assert_eq!(stage.cents().await, 900);
 }
