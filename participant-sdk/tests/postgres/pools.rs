@@ -9,13 +9,14 @@ use unanimous_sdk::{Done, Resource, Vote};
 
 #[tokio::test]
 async fn joining_waits_for_a_connection_and_says_that_there_is_none() {
-    let short = Duration::from_millis(50);
+    // Long enough to make the first connection in.
+    let short = Duration::from_secs(2);
     let bank = Bank::open_on(shared(), |builder| builder.work_pool_max(1).join_wait(short));
     let (first, session) = bank.debit(1).await;
     let second = branch();
     bank.postgres.joined(&second);
     let error = bank.postgres.session(&second, LONG).await.unwrap_err();
-    let expected = PostgresJoinError::Exhausted { connections_max: 1, waited_ms: 50 };
+    let expected = PostgresJoinError::Exhausted { connections_max: 1, waited_ms: 2_000 };
     assert_eq!(error, expected);
     let none = bank.postgres.session(&second, Duration::from_millis(1)).await.unwrap_err();
     let expected = PostgresJoinError::Exhausted { connections_max: 1, waited_ms: 1 };
