@@ -131,14 +131,10 @@ impl Swarm {
         let kill_client = rate(300, &[20, 80]);
         let decides_alone = rate(200, &[100, 400]);
         let fail_work = rate(300, &[30, 100]);
-        let compact = rate(700, &[5, 20, 100, 300]);
-        let space = rate(150, &[5, 30]);
+        let (compact, space) = (rate(700, &[5, 20, 100, 300]), rate(150, &[5, 30]));
         let misbehave = rate(misbehaves, &[20, 100, 300]);
         let rot = rate(100, &[300, 1_000]);
         let operates = rate(200, &[100, 400, 800]);
-        let policy = (rate(150, &[1]) > 0).then(|| draw_policy(random));
-        let heuristics = decides_alone + misbehave + operates > 0 || policy.is_some();
-        let limits = draw_limits(random, faultless, heuristics);
         let participants = random.pick(&[1, 2, 2, 2, 3, 3]);
         Self {
             participants,
@@ -151,8 +147,8 @@ impl Swarm {
             faultless,
             counts_branches: random.chance(850),
             decides_alone,
-            policy,
-            limits,
+            policy: draw_policy(random, faultless),
+            limits: draw_limits(random, faultless),
             times: draw_times(random),
             timeout_ms: draw_timeout_ms(random, faultless),
             latency_ms: random.pick(&[2, 10, 60]),
@@ -183,6 +179,15 @@ impl Swarm {
             deaths_max: random.pick(&[1, 2, 3, 5]),
             safety_ms: random.pick(&[3_000, 10_000]),
         }
+        .with_room_for_heuristics()
+    }
+
+    /// Heuristic transactions stay in the table until a person resolves them.
+    fn with_room_for_heuristics(mut self) -> Self {
+        if self.decides_alone + self.misbehave + self.operates > 0 || self.policy.is_some() {
+            self.limits.transactions_max = 1_000;
+        }
+        self
     }
 
     /// How long everything may take after the last fault, in simulated milliseconds.
@@ -198,14 +203,14 @@ impl Swarm {
     }
 }
 
-fn draw_policy(random: &mut Random) -> HeuristicPolicy {
-    HeuristicPolicy {
+fn draw_policy(random: &mut Random, faultless: bool) -> Option<HeuristicPolicy> {
+    (!faultless && random.chance(150)).then(|| HeuristicPolicy {
         after_ms: random.pick(&[50, 500, 2_500]),
         decision: random.pick(&[Decision::Commit, Decision::Rollback]),
-    }
+    })
 }
 
-fn draw_limits(random: &mut Random, faultless: bool, heuristics: bool) -> Limits {
+fn draw_limits(random: &mut Random, faultless: bool) -> Limits {
     let mut limits = Limits {
         retry_ms_min: random.pick(&[20, 100, 200]),
         retry_ms_max: random.pick(&[400, 1_500, 5_000]),
@@ -222,10 +227,6 @@ fn draw_limits(random: &mut Random, faultless: bool, heuristics: bool) -> Limits
         limits.redrive_window = random.pick(&[1, 1, 2, 256]);
         limits.ticks_max = random.pick(&[1, 2, 1_000]);
         limits.participants_max = random.pick(&[1, 10_000, 10_000, 10_000]);
-    }
-    if heuristics {
-        // Heuristic transactions stay in the table until a person resolves them.
-        limits.transactions_max = 1_000;
     }
     limits
 }
