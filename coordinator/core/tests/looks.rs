@@ -69,6 +69,24 @@ fn what_a_branch_cannot_do_yet_is_shown_in_its_own_words() {
     assert_eq!((ended.result, &*ended.detail), (Some(BranchResult::RolledBack), "by hand"));
 }
 
+/// Found by the simulator (seed 606453): a process that shared a resource did not know that the
+/// branch had ended alone, and said no. That was put on record as its end, which it was not.
+#[test]
+fn regression_a_late_no_is_no_end_of_a_branch_that_is_on_record() {
+    let mut s = Script::new("a late no");
+    s.begin().enlist(1).enlist(2).enlist(3).commit(Some(3), Wait::Decided);
+    s.votes_commit(1).votes_rollback(2, "no");
+    let gtrid = s.gtrid();
+    let end = |s: &Script, number: usize| {
+        s.coordinator.transaction(&gtrid).unwrap().branches[number - 1].result
+    };
+    s.acknowledges(1, Done::Heuristic(BranchResult::Committed), "alone").flushed();
+    s.votes_rollback(3, "another process has ended it");
+    assert_eq!(end(&s, 3), None, "it has not said how it ended");
+    s.acknowledges(3, Done::Heuristic(BranchResult::Committed), "alone").flushed();
+    assert_eq!(end(&s, 3), Some(BranchResult::Committed));
+}
+
 /// An orderly life shows in its figures: what was begun, how it ended, what was refused.
 #[test]
 fn counters_count_what_happened() {

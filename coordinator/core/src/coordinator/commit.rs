@@ -195,19 +195,16 @@ impl Coordinator {
             // gets it anyway.
             State::RollingBack => {
                 let undone = matches!(vote, Vote::Rollback { .. } | Vote::ReadOnly);
-                if !undone || branch.ballot != Ballot::Outstanding || branch.result.is_some() {
+                // What is on record as part of phase two stays a part of it: how it ended is what
+                // it answers to the order. A no may be that of a process which does not know that
+                // the branch has ended alone.
+                let known = branch.ballot != Ballot::Outstanding || branch.result.is_some();
+                if !undone || known || on_record {
                     return;
                 }
-                // What is on record as part of phase two stays a part of it.
-                if on_record {
-                    branch.result = Some(BranchResult::RolledBack);
-                    transaction.version += 1;
-                    self.take_result(now, id);
-                } else {
-                    branch.vote(vote);
-                    transaction.version += 1;
-                    self.finish_if_done(now, id.gtrid);
-                }
+                branch.vote(vote);
+                transaction.version += 1;
+                self.finish_if_done(now, id.gtrid);
             }
             State::Active
             | State::MarkedRollback
