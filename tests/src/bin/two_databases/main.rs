@@ -2,17 +2,26 @@
 //! loop of PREPARE TRANSACTION and COMMIT PREPARED without any coordinator.
 //!
 //! The bare loop is what cannot be beaten by much: it knows both databases, sends to both at the
-//! same time, writes no log and would lose its decisions. Both run in turns on the same server, and
-//! what is compared are medians.
+//! same time, writes no log and would lose its decisions. Beside it runs the least that a decision
+//! by another process costs (`least.rs`): what is above that ratio no coordinator reaches on this
+//! machine. All run in turns on the same server, and what is compared are medians.
 //!
 //! Both databases belong to one service, in the bare loop and by itself in ours: one participant
 //! with two resources, and so one session with the coordinator. `--apart` gives each database a
 //! participant of its own. `--early` has the last work at each database vote at once.
 
+mod bare;
+mod least;
+mod ours;
+
 use anyhow::Context as _;
+use bare::Bare;
 use clap::Parser;
+use least::Decider;
+use ours::Ours;
 use rand::RngExt;
 use std::future::Future;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,12 +29,9 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_postgres::NoTls;
 use unanimous_databases::postgres::Postgres as Server;
-use unanimous_sdk::postgres::Postgres;
-use unanimous_sdk::{Attached, Client, Participant, ParticipantBuilder};
 use unanimous_tests::real::latency::median;
 use unanimous_tests::real::{Coordinator, Report};
 
-const CONNECTED_MAX: Duration = Duration::from_secs(30);
 /// For each client: no two of them meet, and a client hardly its last transaction, so that what is
 /// measured is not waiting for locks.
 const ACCOUNTS: i64 = 1_000;
@@ -48,11 +54,17 @@ struct Arguments {
     /// Work ends with its vote: `PostgresWork::vote` instead of `end`.
     #[arg(long)]
     early: bool,
+    /// Be the process that decides for the least loop, with its decisions in this file.
+    #[arg(long, hide = true)]
+    decider: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut report = Report::default();
+    if let Some(file) = &arguments.decider {
+        return report.end(least::run(file));
+    }
     let ran = run(&arguments, &mut report);
     report.end(ran)
 }
@@ -74,10 +86,12 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     let mut coordinator = Coordinator::new(home.path(), &home.path().join("log"))?;
     coordinator.start().await?;
     let ours = Arc::new(Ours::start(&coordinator, &urls, clients_max, arguments).await?);
-    report.row(&["clients", "bare tx/s", "ours tx/s", "ratio"].map(ToOwned::to_owned));
+    let decider = Arc::new(Decider::start(&home.path().join("decisions")).await?);
+    let head = ["clients", "bare tx/s", "least tx/s", "ours tx/s", "least / bare", "ratio"];
+    report.row(&head.map(ToOwned::to_owned));
     let turn = Duration::from_secs(arguments.seconds);
     for &clients in &arguments.clients {
-        let (mut of_bare, mut of_ours) = (Vec::new(), Vec::new());
+        let [mut of_bare, mut of_least, mut of_ours] = [const { Vec::new() }; 3];
         // The first of each fills caches.
         for round in 0..=arguments.rounds {
             let all = bare.clone();
@@ -86,6 +100,12 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
                 async move { bare.transact().await.context("the bare loop") }
             });
             let rate_bare = rate_bare.await?;
+            let (all, decider) = (bare.clone(), Arc::clone(&decider));
+            let rate_least = rate(turn, clients, move |client| {
+                let (bare, decider) = (Arc::clone(&all[client]), Arc::clone(&decider));
+                async move { decider.transact(&bare).await.context("the least loop") }
+            });
+            let rate_least = rate_least.await?;
             let ours = Arc::clone(&ours);
             let rate_ours = rate(turn, clients, move |client| {
                 let ours = Arc::clone(&ours);
@@ -94,19 +114,26 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
             let rate_ours = rate_ours.await?;
             if round > 0 {
                 of_bare.push(rate_bare);
+                of_least.push(rate_least);
                 of_ours.push(rate_ours);
             }
         }
-        let (bare, ours) = (median(&of_bare), median(&of_ours));
-        let ratio = ours / bare;
-        let cells = [clients as f64, bare, ours].map(|cell| format!("{cell:.0}"));
-        report.row(&[cells.as_slice(), &[format!("{ratio:.3}")]].concat());
-        report.field(&format!("bare_{clients}"), bare.round());
-        report.field(&format!("ours_{clients}"), ours.round());
-        report.field(&format!("ratio_{clients}"), (ratio * 1_000.0).round() / 1_000.0);
+        tell(report, clients, [&of_bare, &of_least, &of_ours].map(|rates| median(rates)));
     }
     ours.stop().await;
     coordinator.stop()
+}
+
+fn tell(report: &mut Report, clients: usize, [bare, least, ours]: [f64; 3]) {
+    let rates = [clients as f64, bare, least, ours].map(|cell| format!("{cell:.0}"));
+    let ratios = [least / bare, ours / bare];
+    report.row(&[rates.as_slice(), &ratios.map(|ratio| format!("{ratio:.3}"))].concat());
+    for (name, rate) in [("bare", bare), ("least", least), ("ours", ours)] {
+        report.field(&format!("{name}_{clients}"), rate.round());
+    }
+    for (name, ratio) in [("least_ratio", ratios[0]), ("ratio", ratios[1])] {
+        report.field(&format!("{name}_{clients}"), (ratio * 1_000.0).round() / 1_000.0);
+    }
 }
 
 async fn make_accounts(url: &str, clients: usize) -> anyhow::Result<()> {
@@ -118,11 +145,6 @@ async fn make_accounts(url: &str, clients: usize) -> anyhow::Result<()> {
          INSERT INTO account SELECT id, 0 FROM generate_series(0, {accounts} - 1) AS id"
     );
     Ok(client.batch_execute(&sql).await?)
-}
-
-/// One of the accounts of a client.
-fn draw(client: i64) -> i64 {
-    client * ACCOUNTS + rand::rng().random_range(0..ACCOUNTS)
 }
 
 /// Transactions a second of so many clients at the same time.
@@ -155,108 +177,7 @@ where
     Ok(rate)
 }
 
-/// A client of the bare loop: a connection to each database.
-struct Bare {
-    client: i64,
-    sides: [(tokio_postgres::Client, tokio_postgres::Statement); 2],
-    next: AtomicU64,
-}
-
-impl Bare {
-    async fn connect(urls: &[String; 2], client: usize) -> anyhow::Result<Self> {
-        let side = async |url: &str| {
-            let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-            tokio::spawn(connection);
-            let update = client.prepare(UPDATE).await?;
-            anyhow::Ok((client, update))
-        };
-        let sides = [side(&urls[0]).await?, side(&urls[1]).await?];
-        Ok(Self { client: i64::try_from(client)?, sides, next: AtomicU64::new(0) })
-    }
-
-    async fn transact(&self) -> anyhow::Result<()> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let account = draw(self.client);
-        let gid = format!("bare.{}.{number}", self.client);
-        let prepared = self.both(async |at| {
-            let (client, update) = &self.sides[at];
-            client.batch_execute("BEGIN").await?;
-            client.execute(update, &[&account]).await?;
-            client.batch_execute(&format!("PREPARE TRANSACTION '{gid}.{at}'")).await
-        });
-        prepared.await?;
-        let committed = self.both(async |at| {
-            self.sides[at].0.batch_execute(&format!("COMMIT PREPARED '{gid}.{at}'")).await
-        });
-        committed.await
-    }
-
-    async fn both<W>(&self, side: impl Fn(usize) -> W) -> anyhow::Result<()>
-    where
-        W: Future<Output = Result<(), tokio_postgres::Error>>,
-    {
-        tokio::try_join!(side(0), side(1))?;
-        Ok(())
-    }
-}
-
-/// The coordinator, and the databases' participants with their handlers in this process.
-struct Ours {
-    client: Client,
-    sides: [Attached<Postgres>; 2],
-    participants: Vec<Participant>,
-    early: bool,
-}
-
-impl Ours {
-    async fn start(
-        coordinator: &Coordinator,
-        urls: &[String; 2],
-        clients_max: usize,
-        arguments: &Arguments,
-    ) -> anyhow::Result<Self> {
-        let client = Client::builder(coordinator.url(), "two-databases").connect()?;
-        let builder = |name: &str| Participant::builder(name).coordinator(coordinator.url());
-        let attach = |builder: &mut ParticipantBuilder, resource: &str, url: &str| {
-            let postgres = Postgres::url(url)?.work_pool_max(clients_max + 16).build();
-            anyhow::Ok(builder.attach(resource, postgres))
-        };
-        let mut first = builder("bank");
-        let mut second = arguments.apart.then(|| builder("other-bank"));
-        let here = attach(&mut first, "accounts/a", &urls[0])?;
-        let there = attach(second.as_mut().unwrap_or(&mut first), "accounts/b", &urls[1])?;
-        let mut participants = Vec::new();
-        for builder in [Some(first), second].into_iter().flatten() {
-            let participant = builder.start().await?;
-            participant.connected(CONNECTED_MAX).await?;
-            participants.push(participant);
-        }
-        Ok(Self { client, sides: [here, there], participants, early: arguments.early })
-    }
-
-    async fn transact(&self, client: usize) -> anyhow::Result<()> {
-        let account = draw(i64::try_from(client)?);
-        let tx = self.client.begin("transfer").await?;
-        let context = tx.context();
-        let work = async |at: usize| {
-            let work = self.sides[at].join(&context).await?;
-            let update = work.prepare_cached(UPDATE).await.context("a statement")?;
-            work.execute(&update, &[&account]).await.context("the work")?;
-            if self.early {
-                work.vote();
-            } else {
-                work.end();
-            }
-            anyhow::Ok(())
-        };
-        tokio::try_join!(work(0), work(1))?;
-        tx.commit().await?;
-        Ok(())
-    }
-
-    async fn stop(&self) {
-        for participant in &self.participants {
-            participant.stop().await;
-        }
-    }
+/// One of the accounts of a client.
+fn draw(client: i64) -> i64 {
+    client * ACCOUNTS + rand::rng().random_range(0..ACCOUNTS)
 }
