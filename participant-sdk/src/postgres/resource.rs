@@ -5,7 +5,7 @@ use super::Postgres;
 use super::alone;
 use super::check;
 use super::errors::{Meaning, Operation, exhausts, meaning, spoils};
-use super::evidence::{Proof, Xact, timeline_of};
+use super::evidence::{Proof, Xact};
 use super::server::{ANSWER_MAX, unreadable};
 use super::session::{Backend, Failed, Said, is_on};
 use super::statements;
@@ -26,14 +26,6 @@ const REASON_CHARS_MAX: usize = 200;
 
 fn no(why: &str) -> Vote {
     Vote::Rollback { reason: why.chars().take(REASON_CHARS_MAX).collect() }
-}
-
-/// The transaction in the row of a guard; `None`: it has changed nothing.
-fn xact(said: &Said) -> Result<Option<(u64, u32)>, Retry> {
-    let row = said.row().ok_or_else(unreadable)?;
-    let timeline = row.get(2).and_then(timeline_of).ok_or_else(unreadable)?;
-    let xid = row.get(1).map(|text| text.parse().map_err(|_| unreadable())).transpose()?;
-    Ok(xid.map(|xid| (xid, timeline)))
 }
 
 impl Resource for Postgres {
@@ -222,14 +214,18 @@ impl Postgres {
     /// PREPARE TRANSACTION of a branch that was worked on.
     async fn complete(&self, branch: &BranchId, pinned: Arc<Pinned>) -> Result<Vote, Retry> {
         let (gid, backend) = (statements::gid(branch), pinned.backend());
+        let Some(timeline) = pinned.timeline() else {
+            self.undo(branch, pinned).await?;
+            return Ok(no("the server was a standby when the connection was made"));
+        };
         if !self.claim(branch, &pinned, Stage::Preparing(backend)) {
             self.undo(branch, pinned).await?;
             return Ok(no("its work is not over"));
         }
         match pinned.say(&statements::prepare(&gid, backend), ANSWER_MAX).await {
             Ok(said) => {
-                let xact = self.xact(&said)?;
-                if said.row().is_some_and(|row| is_on(row, 3)) {
+                let xact = self.xact(&said, timeline)?;
+                if said.row().is_some_and(|row| is_on(row, 2)) {
                     pinned.guarded();
                 }
                 let replicated = !said.unreplicated;
@@ -272,9 +268,12 @@ impl Postgres {
         free
     }
 
-    fn xact(&self, said: &Said) -> Result<Option<Xact>, Retry> {
+    /// The transaction in the row of a guard; `None`: it has changed nothing.
+    fn xact(&self, said: &Said, timeline: u32) -> Result<Option<Xact>, Retry> {
         let system = self.sessions().cluster().ok_or_else(unreadable)?;
-        Ok(xact(said)?.map(|(xid, timeline)| Xact { system, timeline, xid }))
+        let row = said.row().ok_or_else(unreadable)?;
+        let xid = row.get(1).map(|text| text.parse().map_err(|_| unreadable())).transpose()?;
+        Ok(xid.map(|xid| Xact { system, timeline, xid }))
     }
 
     /// The vote of a prepared branch. One that has only read is finished at once.

@@ -1,5 +1,6 @@
 //! One connection to the server: who it is there, and what the server says beside the answers.
 
+use super::evidence::timeline_of;
 use super::statements::{self, Access};
 use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
 use deadpool_postgres::ClientWrapper;
@@ -173,9 +174,10 @@ impl Sessions {
         let fields = first_row(&said).and_then(|row| {
             let (pid, started_us) = (row.get(0)?.parse().ok()?, row.get(1)?.parse().ok()?);
             let access = if is_on(row, 3) { Access::Reads } else { Access::Writes };
-            Some((row.get(2)?.parse().ok()?, Backend { pid, started_us }, access))
+            let timeline = row.get(4).map(|file| timeline_of(file).ok_or(())).transpose().ok()?;
+            Some((row.get(2)?.parse().ok()?, Backend { pid, started_us }, access, timeline))
         });
-        let (found, backend, access) = fields.ok_or(SessionError::Unreadable)?;
+        let (found, backend, access, timeline) = fields.ok_or(SessionError::Unreadable)?;
         let before = *self.cluster.get_or_init(|| found);
         if before != found {
             return Err(SessionError::OtherCluster { before, found });
@@ -184,6 +186,7 @@ impl Sessions {
             client,
             backend,
             access,
+            timeline,
             notes,
             abort,
             retired: AtomicBool::new(false),
@@ -205,6 +208,9 @@ impl Manager for Sessions {
         if session.retired.load(Ordering::SeqCst) || session.client.is_closed() {
             return Err(RecycleError::message("the connection is closed"));
         }
+        if session.timeline.is_none() {
+            return Err(RecycleError::message("the connection was made to a standby"));
+        }
         // Whoever takes it for reads takes this with it.
         let ended = session.branch_ended.get_mut().unwrap_or_else(PoisonError::into_inner);
         session.fresh_since = ended.take();
@@ -218,6 +224,8 @@ pub struct Session {
     client: ClientWrapper,
     backend: Backend,
     access: Access,
+    /// Of the server's WAL, for as long as the connection lives; `None`: a standby's.
+    timeline: Option<u32>,
     notes: Arc<Notes>,
     abort: AbortHandle,
     /// Whatever it may still hold at the server: nobody gets it again.
@@ -323,6 +331,12 @@ impl Session {
     /// What blocks may do here by themselves.
     pub(super) fn access(&self) -> Access {
         self.access
+    }
+
+    /// The timeline that everything done here belongs to; `None`: the server was a standby when the
+    /// connection was made.
+    pub(super) fn timeline(&self) -> Option<u32> {
+        self.timeline
     }
 
     /// A branch that was guarded has come to its end here just now.

@@ -38,10 +38,10 @@ pub(super) enum Access {
     Reads,
 }
 
-/// A warning that is not sent would be taken for a success.
-const WARN: &str = "pg_catalog.set_config('client_min_messages', CASE \
-     pg_catalog.current_setting('client_min_messages') WHEN 'error' THEN 'warning' \
-     ELSE pg_catalog.current_setting('client_min_messages') END, false)";
+/// A warning that is not sent would be taken for a success. Setting what is set already would cost
+/// the server more than the rest of the guard.
+const WARN: &str = "CASE pg_catalog.current_setting('client_min_messages') WHEN 'error' \
+     THEN pg_catalog.set_config('client_min_messages', 'warning', false) END";
 
 /// An ordinary commit waits for the disk, and for the standbys, only as far as this says.
 const SYNCHRONOUS: &str = "pg_catalog.set_config('synchronous_commit', CASE \
@@ -64,17 +64,18 @@ const READ_ONLY: &str = "pg_catalog.current_setting('default_transaction_read_on
 
 /// The first message of a connection: who the server is, who we are there, and the guard of
 /// [`prepare`], planned once. Its row: process, when it was started, system identifier, whether
-/// blocks only read by themselves.
+/// blocks only read by themselves, the current WAL file's name. Its timeline stays for as long as
+/// the connection does: only the end of a recovery changes it, and in one the name is null.
 pub(super) fn introduction() -> String {
     format!(
         "PREPARE unanimous_guard(text, int) AS SELECT \
          1/(coalesce(pg_catalog.current_setting('unanimous.branch', true), '') = $1 \
          AND pg_catalog.pg_backend_pid() = $2 \
          AND pg_catalog.current_setting('unanimous.role', true) = current_user)::int, \
-         pg_catalog.pg_current_xact_id_if_assigned()::text, \
-         pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), {READ_ONLY}, {WARN}; \
+         pg_catalog.pg_current_xact_id_if_assigned()::text, {READ_ONLY}, {WARN}; \
          SELECT a.pid, (extract(epoch FROM a.backend_start) * 1000000)::bigint, \
-         c.system_identifier, {READ_ONLY}, {READS}, {WARN}, \
+         c.system_identifier, {READ_ONLY}, CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
+         THEN pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) END, {READS}, {WARN}, \
          pg_catalog.set_config('unanimous.role', current_user, false), {PATIENCE} \
          FROM pg_catalog.pg_stat_activity a, pg_catalog.pg_control_system() c \
          WHERE a.pid = pg_catalog.pg_backend_pid()"
@@ -86,9 +87,8 @@ pub(super) fn introduction() -> String {
 /// not in another role, which alone could finish what it has prepared. Without it PREPARE
 /// TRANSACTION in a failed block "succeeds", and rolls back.
 ///
-/// Its row: the guard, the transaction's id if it has changed anything, the current WAL file's
-/// name, whether the connection still only reads outside of blocks. Whether the standbys were
-/// waited for is told from here on.
+/// Its row: the guard, the transaction's id if it has changed anything, whether the connection
+/// still only reads outside of blocks. Whether the standbys were waited for is told from here on.
 pub(super) fn prepare(gid: &str, backend: Backend) -> String {
     let pid = backend.pid;
     format!("EXECUTE unanimous_guard('{gid}', {pid}); PREPARE TRANSACTION '{gid}'")

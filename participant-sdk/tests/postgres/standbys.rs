@@ -139,3 +139,23 @@ async fn after_a_promotion_a_listed_branch_is_finished_and_a_missing_one_is_a_ha
     assert_eq!((bank.cents(1), bank.cents(2)), (99, 100));
     bank.assert_clean();
 }
+
+/// What its branches are judged by belongs to a timeline, which a connection learns once.
+#[tokio::test]
+async fn a_connection_to_a_standby_is_not_worked_on_after_its_promotion() {
+    let server = Server::start(&[]).unwrap();
+    let bank = Bank::open_on(&server, |builder| builder.work_pool_max(1));
+    server.stop().unwrap();
+    server.demote().unwrap();
+    server.run().unwrap();
+    let read = bank.postgres.pool().get().await.unwrap();
+    let in_recovery = crate::bank::value(&read, "SELECT pg_is_in_recovery()::text").await;
+    assert_eq!(in_recovery, "true");
+    server.sql("postgres", "SELECT pg_promote()").unwrap();
+    drop(read);
+    let (branch, evidence) = bank.prepared(1).await;
+    let listed = told(|| bank.postgres.recover()).await;
+    assert_eq!(listed[0].evidence, Some(evidence.clone()), "it is on the new timeline");
+    assert_eq!(committed(&bank.postgres, &branch, &evidence).await, Done::Done);
+    bank.assert_clean();
+}
