@@ -40,7 +40,7 @@ const UPDATE: &str = "UPDATE account SET cents = cents + 1 WHERE id = $1";
 #[derive(Parser)]
 struct Arguments {
     /// Turns of each kind, for each number of clients.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 6)]
     rounds: u32,
     /// How long a turn takes.
     #[arg(long, default_value_t = 3)]
@@ -80,48 +80,57 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
         make_accounts(url, clients_max).await?;
     }
     for client in 0..clients_max {
-        bare.push(Arc::new(Bare::connect(&urls, client).await?));
+        bare.push(Bare::connect(&urls, client).await?);
     }
     let home = tempfile::tempdir()?;
     let mut coordinator = Coordinator::new(home.path(), &home.path().join("log"))?;
     coordinator.start().await?;
-    let ours = Arc::new(Ours::start(&coordinator, &urls, clients_max, arguments).await?);
-    let decider = Arc::new(Decider::start(&home.path().join("decisions")).await?);
+    let ours = Ours::start(&coordinator, &urls, clients_max, arguments).await?;
+    let decider = Decider::start(&home.path().join("decisions")).await?;
+    let loops = Arc::new(Loops { bare, decider, ours });
     let head = ["clients", "bare tx/s", "least tx/s", "ours tx/s", "least / bare", "ratio"];
     report.row(&head.map(ToOwned::to_owned));
-    let turn = Duration::from_secs(arguments.seconds);
+    let seconds = Duration::from_secs(arguments.seconds);
     for &clients in &arguments.clients {
-        let [mut of_bare, mut of_least, mut of_ours] = [const { Vec::new() }; 3];
-        // The first of each fills caches.
+        let mut rates = [const { Vec::new() }; 3];
+        // The first of each fills caches. Every other round goes backwards: a turn leaves dead rows
+        // and cold processes to the next one, which must not always be the same kind's.
         for round in 0..=arguments.rounds {
-            let all = bare.clone();
-            let rate_bare = rate(turn, clients, move |client| {
-                let bare = Arc::clone(&all[client]);
-                async move { bare.transact().await.context("the bare loop") }
-            });
-            let rate_bare = rate_bare.await?;
-            let (all, decider) = (bare.clone(), Arc::clone(&decider));
-            let rate_least = rate(turn, clients, move |client| {
-                let (bare, decider) = (Arc::clone(&all[client]), Arc::clone(&decider));
-                async move { decider.transact(&bare).await.context("the least loop") }
-            });
-            let rate_least = rate_least.await?;
-            let ours = Arc::clone(&ours);
-            let rate_ours = rate(turn, clients, move |client| {
-                let ours = Arc::clone(&ours);
-                async move { ours.transact(client).await }
-            });
-            let rate_ours = rate_ours.await?;
-            if round > 0 {
-                of_bare.push(rate_bare);
-                of_least.push(rate_least);
-                of_ours.push(rate_ours);
+            let kinds = if round % 2 == 0 { [0, 1, 2] } else { [2, 1, 0] };
+            for kind in kinds {
+                let loops = Arc::clone(&loops);
+                let rate = rate(seconds, clients, move |client| {
+                    let loops = Arc::clone(&loops);
+                    async move { loops.transact(kind, client).await }
+                });
+                let rate = rate.await?;
+                if round > 0 {
+                    rates[kind].push(rate);
+                }
             }
         }
-        tell(report, clients, [&of_bare, &of_least, &of_ours].map(|rates| median(rates)));
+        tell(report, clients, rates.each_ref().map(|rates| median(rates)));
     }
-    ours.stop().await;
+    loops.ours.stop().await;
     coordinator.stop()
+}
+
+/// What is compared.
+struct Loops {
+    bare: Vec<Bare>,
+    decider: Decider,
+    ours: Ours,
+}
+
+impl Loops {
+    async fn transact(&self, kind: usize, client: usize) -> anyhow::Result<()> {
+        let bare = &self.bare[client];
+        match kind {
+            0 => bare.transact().await.context("the bare loop"),
+            1 => self.decider.transact(bare).await.context("the least loop"),
+            _ => self.ours.transact(client).await,
+        }
+    }
 }
 
 fn tell(report: &mut Report, clients: usize, [bare, least, ours]: [f64; 3]) {
