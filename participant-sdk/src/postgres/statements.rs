@@ -38,8 +38,7 @@ pub(super) enum Access {
     Reads,
 }
 
-/// A warning that is not sent would be taken for a success. Setting what is set already would cost
-/// the server more than the rest of the guard.
+/// A warning that is not sent would be taken for a success.
 const WARN: &str = "CASE pg_catalog.current_setting('client_min_messages') WHEN 'error' \
      THEN pg_catalog.set_config('client_min_messages', 'warning', false) END";
 

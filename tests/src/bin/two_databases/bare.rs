@@ -3,6 +3,7 @@
 use super::{UPDATE, draw};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio_postgres::NoTls;
+use tokio_postgres::types::ToSql;
 
 /// A client of the bare loop: a connection to each database.
 pub(super) struct Bare {
@@ -24,19 +25,27 @@ impl Bare {
     }
 
     pub(super) async fn transact(&self) -> anyhow::Result<()> {
-        let gid = self.prepare().await?;
+        let gid = self.prepare(false).await?;
         self.commit(&gid).await
     }
 
-    /// Work and PREPARE TRANSACTION in both databases: under which name.
-    pub(super) async fn prepare(&self) -> anyhow::Result<String> {
+    /// Work and PREPARE TRANSACTION in both databases: under which name. `at_once`: BEGIN does not
+    /// wait for its answer, as in ours.
+    pub(super) async fn prepare(&self, at_once: bool) -> anyhow::Result<String> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let account = draw(self.client);
         let gid = format!("bare.{}.{number}", self.client);
         let prepared = self.both(async |at| {
             let (client, update) = &self.sides[at];
-            client.batch_execute("BEGIN").await?;
-            client.execute(update, &[&account]).await?;
+            let begin = client.batch_execute("BEGIN");
+            let parameters: [&(dyn ToSql + Sync); 1] = [&account];
+            let work = client.execute(update, &parameters);
+            if at_once {
+                tokio::try_join!(begin, work)?;
+            } else {
+                begin.await?;
+                work.await?;
+            }
             client.batch_execute(&format!("PREPARE TRANSACTION '{gid}.{at}'")).await
         });
         prepared.await?;

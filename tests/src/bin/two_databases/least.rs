@@ -1,5 +1,6 @@
-//! The least that any coordinator in a process of its own adds to the bare loop: once both branches
-//! are prepared, one question to that process, which answers when the decision is durable.
+//! The least that a coordinator in a process of its own adds to the bare loop: once both branches
+//! are prepared, one question to that process, which answers when the decision is durable. BEGIN
+//! goes with the first statement, as in ours.
 //!
 //! It enlists nobody, counts no votes, tracks no time and could not recover: whatever coordinates
 //! has more to do. One thread, one connection, one byte a question; what has arrived meanwhile
@@ -54,7 +55,7 @@ impl Decider {
 
     /// A transaction of the bare loop, decided here between its two phases.
     pub(super) async fn transact(&self, client: &Bare) -> anyhow::Result<()> {
-        let gid = client.prepare().await?;
+        let gid = client.prepare(true).await?;
         self.decide().await?;
         client.commit(&gid).await
     }
