@@ -2,8 +2,9 @@
 //! loop of PREPARE TRANSACTION and COMMIT PREPARED without any coordinator.
 //!
 //! The bare loop is what cannot be beaten by much: it knows both databases, sends to both at the
-//! same time, writes no log and would lose its decisions. Beside it runs a loop with
-//! the least that a decision by another process costs (`least.rs`). All run in turns on the same server, and what is compared are medians.
+//! same time, writes no log and would lose its decisions. Beside it runs a loop with the least that
+//! a decision by another process costs (`least.rs`). All run in turns on the same server, and what
+//! is compared are medians.
 //!
 //! Both databases belong to one service, in the bare loop and by itself in ours: one participant
 //! with two resources, and so one session with the coordinator. `--apart` gives each database a
