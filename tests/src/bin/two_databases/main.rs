@@ -2,9 +2,10 @@
 //! loop of PREPARE TRANSACTION and COMMIT PREPARED without any coordinator.
 //!
 //! The bare loop is what cannot be beaten by much: it knows both databases, sends to both at the
-//! same time, writes no log and would lose its decisions. Beside it runs a loop with the least that
-//! a decision by another process costs (`least.rs`). All run in turns on the same server, and what
-//! is compared are medians.
+//! same time, writes no log and would lose its decisions. Beside it run two loops with the least that
+//! a decision by another process costs, and the steps before it (`least.rs`). All run in turns on
+//! the same server. A ratio is the median of the rounds' own: a machine's speed changes with time,
+//! and less so within a round.
 //!
 //! Both databases belong to one service, in the bare loop and by itself in ours: one participant
 //! with two resources, and so one session with the coordinator. `--apart` gives each database a
@@ -35,15 +36,17 @@ use unanimous_tests::real::{Coordinator, Report};
 /// For each client: no two of them meet, and a client hardly its last transaction, so that what is
 /// measured is not waiting for locks.
 const ACCOUNTS: i64 = 1_000;
+/// The loops, the first of which is what the others are compared with.
+const KINDS: [&str; 4] = ["bare", "least", "steps", "ours"];
 const UPDATE: &str = "UPDATE account SET cents = cents + 1 WHERE id = $1";
 
 #[derive(Parser)]
 struct Arguments {
     /// Turns of each kind, for each number of clients.
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 16)]
     rounds: u32,
     /// How long a turn takes.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 1)]
     seconds: u64,
     /// How many clients.
     #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
@@ -54,7 +57,7 @@ struct Arguments {
     /// Work ends with its vote: `PostgresWork::vote` instead of `end`.
     #[arg(long)]
     early: bool,
-    /// Be the process that decides for the least loop, with its decisions in this file.
+    /// Be the process that decides for the loops without ours, with its decisions in this file.
     #[arg(long, hide = true)]
     decider: Option<PathBuf>,
 }
@@ -88,28 +91,33 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     let ours = Ours::start(&coordinator, &urls, clients_max, arguments).await?;
     let decider = Decider::start(&home.path().join("decisions")).await?;
     let loops = Arc::new(Loops { bare, decider, ours });
-    let head = ["clients", "bare tx/s", "least tx/s", "ours tx/s", "least / bare", "ratio"];
-    report.row(&head.map(ToOwned::to_owned));
-    let seconds = Duration::from_secs(arguments.seconds);
+    let head = KINDS.iter().map(|kind| format!("{kind} tx/s"));
+    let ratios = KINDS[1..].iter().map(|kind| format!("{kind} / bare"));
+    report.row(&[vec!["clients".to_owned()], head.chain(ratios).collect()].concat());
+    let turn = Duration::from_secs(arguments.seconds);
     for &clients in &arguments.clients {
-        let mut rates = [const { Vec::new() }; 3];
-        // The first of each fills caches. Every other round goes backwards: a turn leaves dead rows
-        // and cold processes to the next one, which must not always be the same kind's.
+        let mut rounds = Vec::new();
+        // The first fills caches. Every other round goes backwards: a turn leaves dead rows and
+        // cold processes to the next one, which must not always be the same kind's.
         for round in 0..=arguments.rounds {
-            let kinds = if round % 2 == 0 { [0, 1, 2] } else { [2, 1, 0] };
+            let mut rates = [0.0; KINDS.len()];
+            let mut kinds: Vec<usize> = (0..KINDS.len()).collect();
+            if round % 2 == 1 {
+                kinds.reverse();
+            }
             for kind in kinds {
                 let loops = Arc::clone(&loops);
-                let rate = rate(seconds, clients, move |client| {
+                let transact = move |client| {
                     let loops = Arc::clone(&loops);
                     async move { loops.transact(kind, client).await }
-                });
-                let rate = rate.await?;
-                if round > 0 {
-                    rates[kind].push(rate);
-                }
+                };
+                rates[kind] = rate(turn, clients, transact).await?;
+            }
+            if round > 0 {
+                rounds.push(rates);
             }
         }
-        tell(report, clients, rates.each_ref().map(|rates| median(rates)));
+        tell(report, clients, &rounds);
     }
     loops.ours.stop().await;
     coordinator.stop()
@@ -123,26 +131,35 @@ struct Loops {
 }
 
 impl Loops {
+    /// One transaction of this one of [`KINDS`].
     async fn transact(&self, kind: usize, client: usize) -> anyhow::Result<()> {
         let bare = &self.bare[client];
-        match kind {
-            0 => bare.transact().await.context("the bare loop"),
-            1 => self.decider.transact(bare).await.context("the least loop"),
+        let transacted = match KINDS[kind] {
+            "bare" => bare.transact().await,
+            "least" => self.decider.least(bare).await,
+            "steps" => self.decider.steps(bare).await,
             _ => self.ours.transact(client).await,
-        }
+        };
+        transacted.context(KINDS[kind])
     }
 }
 
-fn tell(report: &mut Report, clients: usize, [bare, least, ours]: [f64; 3]) {
-    let rates = [clients as f64, bare, least, ours].map(|cell| format!("{cell:.0}"));
-    let ratios = [least / bare, ours / bare];
-    report.row(&[rates.as_slice(), &ratios.map(|ratio| format!("{ratio:.3}"))].concat());
-    for (name, rate) in [("bare", bare), ("least", least), ("ours", ours)] {
-        report.field(&format!("{name}_{clients}"), rate.round());
+fn tell(report: &mut Report, clients: usize, rounds: &[[f64; KINDS.len()]]) {
+    let of = |figure: &dyn Fn(&[f64; KINDS.len()]) -> f64| {
+        median(&rounds.iter().map(figure).collect::<Vec<_>>())
+    };
+    let mut row = vec![clients.to_string()];
+    for (kind, name) in KINDS.iter().enumerate() {
+        let rate = of(&|rates| rates[kind]).round();
+        row.push(rate.to_string());
+        report.field(&format!("{name}_{clients}"), rate);
     }
-    for (name, ratio) in [("least_ratio", ratios[0]), ("ratio", ratios[1])] {
-        report.field(&format!("{name}_{clients}"), (ratio * 1_000.0).round() / 1_000.0);
+    for (kind, name) in KINDS.iter().enumerate().skip(1) {
+        let ratio = (of(&|rates| rates[kind] / rates[0]) * 1_000.0).round() / 1_000.0;
+        row.push(format!("{ratio:.3}"));
+        report.field(&format!("{name}_to_bare_{clients}"), ratio);
     }
+    report.row(&row);
 }
 
 async fn make_accounts(url: &str, clients: usize) -> anyhow::Result<()> {
