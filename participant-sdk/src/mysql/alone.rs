@@ -18,8 +18,8 @@ use super::evidence::{self, Look, judge};
 use super::markers::{Markers, hex};
 use super::outside::{connection, within};
 use super::resource::{Carried, End};
-use super::session;
 use super::table::{Held, Stage};
+use super::{server, session};
 use crate::resource::{EndedAlone, Retry, Unfit};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -186,12 +186,17 @@ fn branch((gtrid, bqual, ..): &Fields) -> Option<BranchId> {
 impl Mysql {
     /// [`crate::Resource::check_alone`].
     pub(super) async fn examine_alone(&self) -> Result<(), Unfit> {
+        let asked = async {
+            let mut conn = self.outside().await?;
+            Ok::<_, Retry>(server::user(&mut conn).await?)
+        };
+        let user = asked.await.unwrap_or_else(|_| "the user".to_owned());
         let unfit = |what: String| Unfit {
             what,
             why: "what a participant decides alone must be on record before it has any effect"
                 .to_owned(),
             next: format!(
-                "{}; GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO the user; or take the \
+                "{}; GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO {user}; or take the \
                  heuristic policy away",
                 self.inner.alone.create(),
                 self.inner.alone.table

@@ -2,7 +2,7 @@
 
 use super::errors::Trouble;
 use super::outside::within;
-use super::server::Settings;
+use super::server::{self, Settings};
 use super::session;
 use super::{FINISHING_MAX, Mysql};
 use crate::database::judge;
@@ -17,6 +17,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// How long a server may take to be there.
 const REACHED_MAX: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(200);
+/// The version of MySQL that the tests were run on.
+const MYSQL_RUN: (u32, u32) = (9, 7);
 /// Tables that are named in a finding.
 const NAMED_MAX: usize = 5;
 /// What the server is asked for by name. What it does not have, it leaves out.
@@ -82,7 +84,9 @@ impl Mysql {
                     return Err(Unfit {
                         what: format!("the database lets nobody in: {error}"),
                         why: "nothing can be done there, and nothing in doubt can be ended".into(),
-                        next: "give the user, its password and the database as the server has them"
+                        next: "give the user, its password and the database as the server has \
+                               them, and encryption (ssl_opts of the driver's options) where it \
+                               asks for that"
                             .into(),
                     });
                 }
@@ -115,13 +119,14 @@ impl Mysql {
     /// What only trying shows.
     async fn try_rights(&self, mut conn: Conn) -> Result<Vec<Finding>, Trouble> {
         let mut findings = Vec::new();
+        let user = server::user(&mut conn).await?;
         if let Err(Trouble::Refused(error)) = self.list(&mut conn).await {
             findings.push(Finding {
                 code: "MYSQL_XA_RECOVER",
                 severity: Severity::Unfit,
                 what: format!("the user may not list prepared branches: {error}"),
                 why: "branches in doubt would keep their locks for ever".to_owned(),
-                next: "GRANT XA_RECOVER_ADMIN ON *.* TO CURRENT_USER()".to_owned(),
+                next: format!("GRANT XA_RECOVER_ADMIN ON *.* TO {user}"),
             });
         }
         let table = self.inner.markers.table();
@@ -131,7 +136,7 @@ impl Mysql {
             what,
             why: "whether a branch has committed could not be proved".to_owned(),
             next: format!(
-                "{}; GRANT SELECT, INSERT, DELETE ON {table} TO the user",
+                "{}; GRANT SELECT, INSERT, DELETE ON {table} TO {user}",
                 self.inner.markers.create()
             ),
         };
@@ -330,12 +335,20 @@ fn untransacted(facts: &Facts) -> Option<Finding> {
 }
 
 fn not_run(facts: &Facts) -> Option<Finding> {
-    if facts.settings.is_mariadb() {
+    let [major, minor, _] = version(&facts.settings.version);
+    if facts.settings.is_mariadb() || (major, minor) == MYSQL_RUN {
         return None;
     }
-    let what = "the server is MySQL, which was not run by us";
-    let why = "this resource was built for it from its manual, and tried on MariaDB only";
-    found("MYSQL_NOT_RUN_BY_US", Severity::Warning, [what, why, "try your own crash tests first"])
+    let (run_major, run_minor) = MYSQL_RUN;
+    found(
+        "MYSQL_NOT_RUN_BY_US",
+        Severity::Warning,
+        [
+            format!("the server is MySQL {}, which was not run by us", facts.settings.version),
+            format!("this resource was tried on MySQL {run_major}.{run_minor} and on MariaDB"),
+            "try your own crash tests first".to_owned(),
+        ],
+    )
 }
 
 #[cfg(test)]
@@ -403,6 +416,8 @@ mod tests {
             ("8.0.30-0ubuntu", true, vec![("MYSQL_NOT_RUN_BY_US", Warning)]),
             ("8.0.29", false, vec![("MYSQL_NOT_RUN_BY_US", Warning)]),
             ("5.7.6", false, vec![("MYSQL_TOO_OLD", Unsafe), ("MYSQL_NOT_RUN_BY_US", Warning)]),
+            ("9.7.4-2", true, vec![]),
+            ("9.6.0", true, vec![("MYSQL_NOT_RUN_BY_US", Warning)]),
             ("nonsense", false, vec![("MYSQL_TOO_OLD", Unsafe), ("MYSQL_NOT_RUN_BY_US", Warning)]),
         ] {
             let judged = with(|facts| {

@@ -59,6 +59,19 @@ impl Server {
     }
 }
 
+/// The user that the server takes a connection for, as GRANT names it.
+pub(super) async fn user(conn: &mut Conn) -> Result<String, Trouble> {
+    let user: Option<String> = within(conn.query_first("SELECT CURRENT_USER()")).await?;
+    Ok(named(&user.unwrap_or_default()))
+}
+
+/// Only a name may hold an "@" of its own.
+fn named(user: &str) -> String {
+    let (name, host) = user.rsplit_once('@').unwrap_or((user, "%"));
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    format!("{}@{}", quoted(name), quoted(host))
+}
+
 async fn own_name(conn: &mut Conn, is_mariadb: bool) -> Result<String, Trouble> {
     let variable = if is_mariadb { "@@GLOBAL.server_id" } else { "@@GLOBAL.server_uuid" };
     let name: Option<String> = within(conn.query_first(format!("SELECT {variable}"))).await?;

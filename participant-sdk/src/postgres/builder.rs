@@ -7,6 +7,7 @@ use deadpool::managed::{Pool, PoolConfig, QueueMode};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, NoTls, Socket};
 
@@ -47,8 +48,10 @@ impl PostgresBuilder {
         }
     }
 
-    /// Encrypts the connections with this connector of the driver's. Whether the server must take
-    /// part is the configuration's `sslmode`.
+    /// Encrypts the connections with this connector of the driver's (crate `tokio-postgres-rustls`
+    /// has one, for example). A server that does not take part is refused, although `sslmode` is
+    /// `prefer` by itself: somebody on the way could say so in its place. Only `sslmode=disable`
+    /// still means that nothing is encrypted.
     pub fn tls<T>(mut self, tls: T) -> Self
     where
         T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
@@ -56,6 +59,9 @@ impl PostgresBuilder {
         T::TlsConnect: Send + Sync,
         <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
     {
+        if self.config.get_ssl_mode() == SslMode::Prefer {
+            self.config.ssl_mode(SslMode::Require);
+        }
         self.dial = Arc::new(With(tls));
         self
     }

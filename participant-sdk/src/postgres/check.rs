@@ -137,7 +137,9 @@ where
     Err(Unfit {
         what: format!("the database cannot be used: {words}"),
         why: "no branch could be worked on, and none in doubt be finished".to_owned(),
-        next: "start the server, or mend the address, the role or pg_hba.conf".to_owned(),
+        next: "start the server, or mend the address, the role, pg_hba.conf, or the encryption \
+               (PostgresBuilder::tls)"
+            .to_owned(),
     })
 }
 

@@ -2,13 +2,13 @@
 //! whoever comes later, and an order wins as long as nothing has come of the decision.
 
 use crate::stage::{
-    COMMITTED, DEBIT, HAZARD, ROLLED_BACK, Stage, Worked, at_last, database, server, soon, until,
-    xid,
+    COMMITTED, DEBIT, HAZARD, ROLLED_BACK, Stage, Worked, at_last, database, may_list, new_user,
+    server, soon, until, xid,
 };
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use std::time::Duration;
-use unanimous_databases::mariadb::Mariadb;
+use unanimous_databases::mariadb::{Mariadb, is_mysql};
 use unanimous_proto::v1::admin_service_client::AdminServiceClient;
 use unanimous_proto::v1::{GetTransactionRequest, TransactionState};
 use unanimous_sdk::mysql::{Mysql, MysqlBuilder};
@@ -62,12 +62,19 @@ async fn by_hand(stage: &Stage, verb: &str, id: &BranchId) {
 }
 
 /// Until somebody waits for a row of this database. (`innodb_trx` is not made anew for whoever asks
-/// again and again.)
+/// again and again; MySQL does not list statements that hold bytes.)
 async fn until_waiting(stage: &Stage) {
     let mut other = stage.other().await;
-    let asked = "SELECT COUNT(*) FROM information_schema.processlist \
-                 WHERE DB = DATABASE() AND ID <> CONNECTION_ID() AND COMMAND = 'Query' \
-                 AND INFO LIKE '%unanimous_alone%' AND TIME_MS > 50";
+    let asked = if is_mysql() {
+        "SELECT COUNT(*) FROM performance_schema.data_lock_waits w \
+         JOIN performance_schema.data_locks l \
+         ON l.ENGINE_LOCK_ID = w.REQUESTING_ENGINE_LOCK_ID \
+         WHERE l.OBJECT_SCHEMA = DATABASE() AND l.OBJECT_NAME = 'unanimous_alone'"
+    } else {
+        "SELECT COUNT(*) FROM information_schema.processlist \
+         WHERE DB = DATABASE() AND ID <> CONNECTION_ID() AND COMMAND = 'Query' \
+         AND INFO LIKE '%unanimous_alone%' AND TIME_MS > 50"
+    };
     until("somebody waits", async || other.query_first(asked).await.unwrap() == Some(1)).await;
 }
 
@@ -356,9 +363,9 @@ async fn without_the_table_nothing_is_on_record_and_nothing_is_in_the_way() {
 #[tokio::test(flavor = "multi_thread")]
 async fn d_30_who_may_not_keep_such_records_is_told_what_mends_it() {
     let (server, database) = (server(), database(server()));
-    let user = format!("u_{database}");
+    let user = new_user(server, &database);
+    may_list(server, &user);
     let grant = |what: &str| server.sql("", &format!("GRANT {what} TO {user}")).unwrap();
-    server.sql("", &format!("CREATE USER {user}")).unwrap();
     let stage = Stage::at(&server.url(&database), |builder| builder).await;
     grant(&format!("SELECT, UPDATE ON {database}.account"));
     grant(&format!("SELECT, INSERT, DELETE ON {database}.unanimous_marker"));
@@ -368,6 +375,7 @@ async fn d_30_who_may_not_keep_such_records_is_told_what_mends_it() {
     let words = refused().await;
     let (create, rest) = words.split_once("next: ").unwrap().1.split_once(';').unwrap();
     assert!(rest.starts_with(" GRANT SELECT, INSERT, UPDATE, DELETE ON "), "{words}");
+    assert!(rest.contains(&format!("TO '{user}'@'%'; or take")), "{words}");
     // Without the right to see it, there is none.
     assert_eq!(mysql.ended_alone().await, Ok(vec![]));
 

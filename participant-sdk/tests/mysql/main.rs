@@ -12,5 +12,6 @@ mod proxy;
 mod reads;
 mod stage;
 mod start;
+mod tls;
 mod whole;
 mod work;

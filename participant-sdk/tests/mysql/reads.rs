@@ -2,8 +2,11 @@
 
 use crate::stage::{DEBIT, Stage, soon};
 use mysql_async::prelude::Queryable;
+use unanimous_databases::mariadb::is_mysql;
 use unanimous_sdk::{Done, Resource, Vote};
 
+/// With a table of the server's own, for a moment.
+const GROUPED: &str = "SELECT cents, COUNT(*) FROM account GROUP BY cents ORDER BY MAX(id)";
 const READ: &str = "SELECT cents FROM account WHERE id = 1";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -12,12 +15,18 @@ async fn a_branch_that_only_read_votes_read_only_and_keeps_no_lock() {
     for statement in [
         READ,
         "SELECT cents FROM account WHERE id = 1 FOR UPDATE",
-        "SELECT id, COUNT(*) FROM account GROUP BY cents ORDER BY MAX(id)",
+        GROUPED,
         "UPDATE account SET cents = cents WHERE id = 99",
         "SET @variable = 1",
         "SHOW WARNINGS",
     ] {
         let worked = stage.worked(statement).await;
+        if is_mysql() && statement == GROUPED {
+            // It counts rows of its own tables like any other: a change for nothing.
+            stage.votes_commit(&worked.id).await;
+            assert_eq!(stage.mysql.rollback(&worked.id).await, Ok(Done::Done));
+            continue;
+        }
         let voted = stage.mysql.prepare(&worked.id).await;
         assert_eq!(voted, Ok(Vote::ReadOnly), "{statement}");
         assert!(!stage.is_locked().await, "{statement}");
@@ -42,7 +51,7 @@ async fn a_change_behind_a_select_or_a_call_is_a_change() {
     let stage = Stage::set().await;
     let mut other = stage.other().await;
     for made in [
-        "CREATE FUNCTION takes() RETURNS INT MODIFIES SQL DATA BEGIN \
+        "CREATE FUNCTION takes() RETURNS INT DETERMINISTIC MODIFIES SQL DATA BEGIN \
          UPDATE account SET cents = cents - 100 WHERE id = 1; RETURN 1; END",
         "CREATE PROCEDURE take() BEGIN UPDATE account SET cents = cents - 100 WHERE id = 1; \
          SELECT 1; END",

@@ -5,7 +5,7 @@ use mysql_async::{Conn, Opts};
 use std::future::Future;
 use std::sync::OnceLock;
 use std::time::Duration;
-use unanimous_databases::mariadb::Mariadb;
+use unanimous_databases::mariadb::{Mariadb, is_mysql};
 use unanimous_sdk::mysql::{Mysql, MysqlBuilder, MysqlWork};
 use unanimous_sdk::{
     Attached, BranchId, BranchResult, Client, Done, Evidence, InProcess, Participant, Resource,
@@ -65,6 +65,20 @@ pub fn database(server: &Mariadb) -> String {
     name
 }
 
+/// A user who may do nothing yet: its name.
+pub fn new_user(server: &Mariadb, database: &str) -> String {
+    let user = format!("u_{database}");
+    server.sql("", &format!("CREATE USER {user}")).unwrap();
+    user
+}
+
+/// MySQL lists prepared branches only to whom it was allowed.
+pub fn may_list(server: &Mariadb, user: &str) {
+    if is_mysql() {
+        server.sql("", &format!("GRANT XA_RECOVER_ADMIN ON *.* TO {user}")).unwrap();
+    }
+}
+
 pub struct Stage {
     pub mysql: Mysql,
     pub bank: Attached<Mysql>,
@@ -92,8 +106,12 @@ impl Stage {
     }
 
     pub async fn at(url: &str, with: impl FnOnce(MysqlBuilder) -> MysqlBuilder) -> Self {
+        Self::with(with(Mysql::url(url).unwrap()), url).await
+    }
+
+    pub async fn with(builder: MysqlBuilder, url: &str) -> Self {
         let coordinator = InProcess::start().await.unwrap();
-        let mysql = with(Mysql::url(url).unwrap()).build();
+        let mysql = builder.build();
         let client = coordinator.client("shop").connect().unwrap();
         let mut builder = coordinator.participant("bank");
         let bank = builder.attach("mysql/bank", mysql.clone());

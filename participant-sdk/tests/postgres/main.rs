@@ -11,5 +11,6 @@ mod proxy;
 mod restarts;
 mod silence;
 mod standbys;
+mod tls;
 mod transactions;
 mod votes;

@@ -105,6 +105,18 @@ impl Home {
         Ok(())
     }
 
+    /// A file in the folder that only the server's user may read: where it is.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn keep(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+        let (given, kept) = (self.path().join(format!("{name}.given")), self.path().join(name));
+        std::fs::write(&given, text)?;
+        let arguments = [Path::new("-m"), Path::new("600"), &given, &kept];
+        self.run(Path::new("/usr/bin/install"), arguments)?;
+        Ok(kept)
+    }
+
     /// Starts the server. What it says goes to its log.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
-//! A MariaDB server.
+//! A MariaDB server, or a MySQL server in its place: whose `mysqld` the variable `UNANIMOUS_MYSQLD`
+//! names.
 
+use crate::certificates::Certificates;
 use crate::daemon::{Daemon, Home, PATIENCE, wait_until};
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::Signal;
@@ -9,6 +11,25 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 const SERVER_PACKAGE: &str = "Debian's package mariadb-server";
 const CLIENT_PACKAGE: &str = "Debian's package mariadb-client";
+
+/// Whose presence says that the server is MySQL.
+const MYSQLD: &str = "UNANIMOUS_MYSQLD";
+/// MySQL lets `root` come over the socket only.
+const ROOT_FILE: &str = "root.sql";
+const MYSQL_ROOT: &str = "CREATE USER IF NOT EXISTS 'root'@'127.0.0.1' IDENTIFIED BY '';
+GRANT ALL ON *.* TO 'root'@'127.0.0.1' WITH GRANT OPTION;
+";
+
+/// The `mysqld` to try, if it is not MariaDB.
+fn mysqld() -> Option<PathBuf> {
+    std::env::var_os(MYSQLD).map(PathBuf::from)
+}
+
+/// Whether the server is MySQL.
+#[must_use]
+pub fn is_mysql() -> bool {
+    mysqld().is_some()
+}
 
 /// A MariaDB server with data of its own. `root` may connect from this machine without a password.
 #[derive(Debug)]
@@ -29,10 +50,22 @@ impl Mariadb {
         let data = format!("--datadir={}", home.path().join("data").display());
         // A server that starts removes the temporary files of all others in the same folder.
         let temporary = format!("--tmpdir={}", home.path().display());
-        let args = ["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"];
-        let args = args.into_iter().chain(["--skip-name-resolve", "--innodb-flush-method=nosync"]);
-        let args = args.chain(["--innodb-log-file-size=8M", &*data, &*temporary]);
-        home.run(&program("mariadb-install-db", SERVER_PACKAGE)?, args)?;
+        let (install, options): (_, &[_]) = match mysqld() {
+            Some(mysqld) => (mysqld, &["--no-defaults", "--initialize-insecure"]),
+            None => (
+                program("mariadb-install-db", SERVER_PACKAGE)?,
+                &[
+                    "--no-defaults",
+                    "--auth-root-authentication-method=normal",
+                    "--skip-test-db",
+                    "--skip-name-resolve",
+                    "--innodb-flush-method=nosync",
+                    "--innodb-log-file-size=8M",
+                ],
+            ),
+        };
+        home.run(&install, options.iter().copied().chain([&*data, &*temporary]))?;
+        home.keep(ROOT_FILE, MYSQL_ROOT)?;
         let settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string()));
         let mut server = Self { daemon: None, home, settings: settings.collect() };
         server.run()?;
@@ -43,6 +76,22 @@ impl Mariadb {
     pub fn set(&mut self, name: &str, value: &str) {
         self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// From its next start on it takes encrypted connections only, with this certificate.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn encrypt(&mut self, certificates: &Certificates) -> anyhow::Result<()> {
+        for (setting, name, text) in [
+            ("ssl-cert", "server.pem", &certificates.server),
+            ("ssl-key", "server.key", &certificates.key),
+        ] {
+            let file = self.home.keep(name, text)?;
+            self.set(setting, &file.display().to_string());
+        }
+        self.set("require-secure-transport", "ON");
+        Ok(())
     }
 
     /// Starts it, after [`Mariadb::stop`] or [`Mariadb::kill9`].
@@ -62,15 +111,20 @@ impl Mariadb {
             ("port", port),
             ("bind-address", "127.0.0.1".to_owned()),
             ("skip-name-resolve", "1".to_owned()),
-            ("innodb-log-file-size", "8M".to_owned()),
             ("innodb-buffer-pool-size", "16M".to_owned()),
         ];
+        let root = folder.join(ROOT_FILE).display().to_string();
+        let theirs = match is_mysql() {
+            true => vec![("init-file", root), ("mysqlx", "OFF".to_owned())],
+            false => vec![("innodb-log-file-size", "8M".to_owned())],
+        };
         let mut args = vec!["--no-defaults".to_owned()];
         let settings = self.settings.iter().map(|(name, value)| (name.as_str(), value.clone()));
-        for (name, value) in own.into_iter().chain(settings) {
+        for (name, value) in own.into_iter().chain(theirs).chain(settings) {
             args.push(format!("--{name}={value}"));
         }
-        let mut daemon = self.home.spawn(&program("mariadbd", SERVER_PACKAGE)?, args)?;
+        let server = mysqld().map_or_else(|| program("mariadbd", SERVER_PACKAGE), Ok)?;
+        let mut daemon = self.home.spawn(&server, args)?;
         wait_until("the start of mariadbd", PATIENCE, || {
             ensure!(daemon.runs()?, "mariadbd does not start: {}", self.home.log_text());
             Ok(self.sql("", "SELECT 1").is_ok())
@@ -115,6 +169,9 @@ impl Mariadb {
     pub fn sql(&self, database: &str, sql: &str) -> anyhow::Result<String> {
         let mut client = Command::new(program("mariadb", CLIENT_PACKAGE)?);
         client.args(["--no-defaults", "--protocol=tcp", "--host=127.0.0.1", "--user=root"]);
+        if self.settings.iter().any(|(name, _)| name == "ssl-cert") {
+            client.arg("--ssl");
+        }
         client.arg(format!("--port={}", self.home.port())).args(["--batch", "--skip-column-names"]);
         client.arg("--binary-as-hex").args(["--execute", sql, database]);
         let output = client.output()?;

@@ -1,5 +1,6 @@
 //! A PostgreSQL server.
 
+use crate::certificates::Certificates;
 use crate::daemon::{Daemon, Home, PATIENCE, wait_until};
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::Signal;
@@ -51,6 +52,23 @@ impl Postgres {
         let mut settings = locked(&self.settings);
         settings.retain(|(known, _)| known != name);
         settings.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// From its next start on it takes encrypted connections only, with this certificate.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn encrypt(&self, certificates: &Certificates) -> anyhow::Result<()> {
+        let who = "hostssl all all 127.0.0.1/32 trust\n";
+        for (setting, name, text) in [
+            ("ssl_cert_file", "server.pem", certificates.server.as_str()),
+            ("ssl_key_file", "server.key", certificates.key.as_str()),
+            ("hba_file", "encrypted_hba.conf", who),
+        ] {
+            self.set(setting, &self.home.keep(name, text)?.display().to_string());
+        }
+        self.set("ssl", "on");
+        Ok(())
     }
 
     /// At its next start it is a standby, until `pg_promote()`: from then on it is on another

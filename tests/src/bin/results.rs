@@ -77,6 +77,23 @@ const PARTS: &[Part] = &[
         leave_out: &[],
     },
     Part {
+        name: "databases",
+        title: "Transfers between PostgreSQL and MariaDB under kills",
+        about: "One transfer after the other of each client, all on one machine, while\n\
+                coordinator, banks and both servers are killed at random.",
+        command: "cargo run --release --locked -q -p unanimous-tests --bin databases -- --rounds 60 \
+                --clients 64 --commits 5000 --accounts 2000 -o json",
+        leave_out: &["seed"],
+    },
+    Part {
+        name: "throughput",
+        title: "Throughput over two PostgreSQL databases",
+        about: "Transactions a second, and what they are to a bare loop without a coordinator in\n\
+                the same round; [Databases](databases.md#what-was-tried) says what the loops are.",
+        command: "cargo run --release --locked -q -p unanimous-tests --bin two_databases",
+        leave_out: &[],
+    },
+    Part {
         name: "mutants",
         title: "Mutants of core and recovery",
         about: "Small changes of the sources, each of which a test or the simulator must notice.",

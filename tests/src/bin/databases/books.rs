@@ -8,8 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use unanimous_tests::real::Report;
 use unanimous_tests::real::memory::Ended;
 
-/// Few enough that transfers meet.
-pub(crate) const ACCOUNTS: u32 = 100;
 const OPENING_CENTS: i64 = 100_000;
 /// A prepared branch that is not ours, in each server.
 const FOREIGN: &str = "somebody-else";
@@ -21,7 +19,7 @@ type Row = Vec<String>;
 pub(crate) fn create(databases: &Databases) -> anyhow::Result<()> {
     let number = "bigint NOT NULL";
     let rows: Vec<String> =
-        (1..=ACCOUNTS).map(|account| format!("({account}, {OPENING_CENTS})")).collect();
+        (1..=databases.accounts).map(|account| format!("({account}, {OPENING_CENTS})")).collect();
     let rows = rows.join(", ");
     let statements = [
         format!(
@@ -92,7 +90,10 @@ fn balances(databases: &Databases, report: &mut Report) -> anyhow::Result<()> {
     let sql = format!("SELECT account, cents FROM {TABLES}_accounts ORDER BY account");
     let sides = rows(databases, &sql)?;
     let mut sum = 0;
-    ensure!(sides.iter().all(|side| side.len() == ACCOUNTS as usize), "accounts are missing");
+    ensure!(
+        sides.iter().all(|side| side.len() == databases.accounts as usize),
+        "accounts are missing"
+    );
     for (a, b) in sides[0].iter().zip(&sides[1]) {
         let both = number(a, 1)? + number(b, 1)?;
         sum += both;
@@ -100,7 +101,7 @@ fn balances(databases: &Databases, report: &mut Report) -> anyhow::Result<()> {
             format!("accounts {} hold {both} cents together", a[0])
         });
     }
-    report.field("sum_expected", 2 * OPENING_CENTS * i64::from(ACCOUNTS));
+    report.field("sum_expected", 2 * OPENING_CENTS * i64::from(databases.accounts));
     report.field("sum_actual", sum);
     Ok(())
 }
@@ -124,7 +125,8 @@ fn writers(databases: &Databases, ledger: &Ledger, report: &mut Report) -> anyho
         }
     }
     let [a, b] = &orders;
-    let differ = (1..=i64::from(ACCOUNTS)).filter(|account| a.get(account) != b.get(account));
+    let differ =
+        (1..=i64::from(databases.accounts)).filter(|account| a.get(account) != b.get(account));
     for account in differ.take(10) {
         report.must(false, || format!("the writers of accounts {account} differ"));
     }

@@ -43,9 +43,10 @@ impl Victim {
     }
 }
 
-/// The servers.
+/// The servers, with so many accounts in each.
 #[derive(Debug)]
 pub(crate) struct Databases {
+    pub(crate) accounts: u32,
     pub(crate) postgres: Postgres,
     pub(crate) mariadb: Mariadb,
 }
@@ -63,13 +64,13 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    pub(crate) async fn start(home: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn start(home: &Path, accounts: u32) -> anyhow::Result<Self> {
         let postgres =
             Postgres::start(&[("max_connections", "300"), ("max_prepared_transactions", "300")])?;
         postgres.sql("postgres", &format!("CREATE DATABASE {DATABASE}"))?;
         let mariadb = Mariadb::start(&[("max_connections", "300")])?;
         mariadb.sql("", &format!("CREATE DATABASE {DATABASE}"))?;
-        let databases = Databases { postgres, mariadb };
+        let databases = Databases { postgres, mariadb, accounts };
         let mut fleet = Self {
             home: home.to_owned(),
             coordinator: Coordinator::new(home, &home.join("log"))?,

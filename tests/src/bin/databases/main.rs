@@ -23,9 +23,6 @@ use std::time::{Duration, Instant};
 use transfers::Transfers;
 use unanimous_tests::real::{LOOK, Report};
 
-const CLIENTS: usize = 16;
-/// Transfers that must commit in each round after everything runs again.
-const COMMITS: usize = 50;
 const HANG: Duration = Duration::from_secs(120);
 /// Deaths in a round, at most.
 const DEATHS_MAX: usize = 3;
@@ -37,6 +34,15 @@ struct Arguments {
     /// In each of them, some are killed: each of them at least once in five rounds.
     #[arg(long, default_value_t = 100)]
     rounds: u32,
+    /// So many clients, each with one transfer after the other.
+    #[arg(long, default_value_t = 16)]
+    clients: usize,
+    /// Transfers that must commit in each round, most of them after everything runs again.
+    #[arg(long, default_value_t = 50)]
+    commits: usize,
+    /// Accounts at each bank: the fewer, the more transfers meet.
+    #[arg(long, default_value_t = 100)]
+    accounts: u32,
     /// Repeats the kills of an earlier run.
     #[arg(long)]
     seed: Option<u64>,
@@ -67,11 +73,11 @@ async fn run(arguments: &Arguments, report: &mut Report) -> anyhow::Result<()> {
     let removed = tempfile::tempdir()?;
     let home = arguments.home.as_deref().unwrap_or(removed.path());
     std::fs::create_dir_all(home)?;
-    let mut fleet = Fleet::start(home).await?;
+    let mut fleet = Fleet::start(home, arguments.accounts).await?;
     books::prepare_foreign(&fleet.databases)?;
     let transfers = Transfers::new(&fleet)?;
     let rng = ChaCha8Rng::seed_from_u64(seed);
-    let ran = rounds(&mut fleet, &transfers, rng, arguments.rounds, report).await;
+    let ran = rounds(&mut fleet, &transfers, rng, arguments, report).await;
     // A run that broke off says what it saw as well.
     let kills = Victim::ALL.map(|victim| (victim.name().to_owned(), fleet.kills(victim).into()));
     report.field("kills", Victim::ALL.map(|victim| fleet.kills(victim)).iter().sum::<u32>());
@@ -89,11 +95,12 @@ async fn rounds(
     fleet: &mut Fleet,
     transfers: &Transfers,
     mut rng: ChaCha8Rng,
-    rounds: u32,
+    &Arguments { rounds, clients, commits: wanted, .. }: &Arguments,
     report: &mut Report,
 ) -> anyhow::Result<()> {
     fleet.coordinator.connected(2, HANG).await?;
-    let clients = transfers.run(CLIENTS);
+    let begun = Instant::now();
+    let clients = transfers.run(clients);
     let mut commits_min = usize::MAX;
     let mut in_turn = Vec::new();
     for round in 1..=rounds {
@@ -107,7 +114,7 @@ async fn rounds(
             victims.extend(Victim::ALL.choose(&mut rng).filter(|one| !victims.contains(one)));
         }
         kill(fleet, &victims, &mut rng).await?;
-        while transfers.committed() < before + COMMITS {
+        while transfers.committed() < before + wanted {
             tokio::time::sleep(LOOK).await;
             fleet.check_run()?;
             ensure!(started.elapsed() < HANG, "nothing commits after round {round}: {victims:?}");
@@ -119,7 +126,10 @@ async fn rounds(
             "round {round} of {rounds}: {victims:?}, {commits} commits, {seconds:.1} s"
         ));
     }
+    let seconds = begun.elapsed().as_secs_f64();
     report.field("commits_in_a_round_min", commits_min);
+    report.field("seconds", seconds.round());
+    report.field("commits_per_s", (transfers.committed() as f64 / seconds).round());
     transfers.stop();
     clients.join_all().await;
     fleet.coordinator.connected(2, HANG).await?;

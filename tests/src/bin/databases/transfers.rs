@@ -1,10 +1,9 @@
 //! Clients with transfers between the two banks, and what they were told about each.
 
-use super::books::ACCOUNTS;
 use super::fleet::{Fleet, Victim};
 use rand::RngExt;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -34,7 +33,10 @@ pub(crate) type Ledger = BTreeMap<Gtrid, Ended>;
 pub(crate) struct Transfers {
     client: Client,
     banks: [BankServiceClient<Channel>; 2],
+    accounts: u32,
     ledger: Arc<Mutex<Ledger>>,
+    /// Those of the ledger that were told committed.
+    committed: Arc<AtomicUsize>,
     stopped: Arc<AtomicBool>,
 }
 
@@ -45,8 +47,9 @@ impl Transfers {
             .connect()?;
         let bank = |bank| bank_calls(fleet.address(bank), TRANSFER_MAX);
         let banks = [bank(Victim::BankA)?, bank(Victim::BankB)?];
-        let (ledger, stopped) = Default::default();
-        Ok(Self { client, banks, ledger, stopped })
+        let (ledger, committed, stopped) = Default::default();
+        let accounts = fleet.databases.accounts;
+        Ok(Self { client, banks, accounts, ledger, committed, stopped })
     }
 
     /// So many clients, one transfer after the other, until [`Transfers::stop`].
@@ -78,13 +81,19 @@ impl Transfers {
                 false => rng.random_range(1..=CENTS_MAX),
             };
             let cents = if rng.random_bool(0.5) { cents } else { -cents };
-            (rng.random_range(1..=ACCOUNTS), cents)
+            (rng.random_range(1..=self.accounts), cents)
         };
         let transaction = self.client.begin("transfer").timeout(TRANSFER_MAX).await.ok()?;
         let gtrid = transaction.gtrid();
         let told = self.work_and_commit(transaction, account, cents).await;
-        self.locked().insert(gtrid, told.clone());
+        self.note(gtrid, told.clone());
         Some(told)
+    }
+
+    fn note(&self, gtrid: Gtrid, told: Ended) {
+        let mut ledger = self.locked();
+        self.committed.fetch_add(usize::from(told == Ended::Committed), Ordering::Relaxed);
+        ledger.insert(gtrid, told);
     }
 
     /// The same bank first, whichever gives: two transfers cannot wait for each other.
@@ -105,7 +114,7 @@ impl Transfers {
 
     /// How many were told committed so far.
     pub(crate) fn committed(&self) -> usize {
-        self.count(|told| *told == Ended::Committed)
+        self.committed.load(Ordering::Relaxed)
     }
 
     fn count(&self, which: impl Fn(&Ended) -> bool) -> usize {
@@ -123,7 +132,7 @@ impl Transfers {
         for gtrid in unknown {
             let told = resolved(&self.client, gtrid).await;
             report.must(told != Ended::Unknown, || format!("{gtrid} has no outcome"));
-            self.locked().insert(gtrid, told);
+            self.note(gtrid, told);
         }
     }
 
