@@ -70,7 +70,8 @@ async fn many_markers_are_deleted_in_batches_and_a_rolled_back_branch_has_none()
     let first = committed(&stage).await;
     let fill = format!(
         "INSERT INTO unanimous_marker (gtrid, bqual) \
-         WITH RECURSIVE numbers AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM numbers WHERE n < 900) \
+         WITH RECURSIVE numbers AS \
+         (SELECT 1 AS n UNION ALL SELECT n + 1 FROM numbers WHERE n < 900) \
          SELECT X'{}', UNHEX(LPAD(HEX(n), 48, '0')) FROM numbers",
         first.gtrid
     );

@@ -81,8 +81,8 @@ const PARTS: &[Part] = &[
         title: "Transfers between PostgreSQL and MariaDB under kills",
         about: "One transfer after the other of each client, all on one machine, while\n\
                 coordinator, banks and both servers are killed at random.",
-        command: "cargo run --release --locked -q -p unanimous-tests --bin databases -- --rounds 60 \
-                --clients 64 --commits 5000 --accounts 2000 -o json",
+        command: "cargo run --release --locked -q -p unanimous-tests --bin databases -- --rounds \
+                60 --clients 64 --commits 5000 --accounts 2000 -o json",
         leave_out: &["seed"],
     },
     Part {

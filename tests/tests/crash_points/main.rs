@@ -27,7 +27,7 @@ use world::{Loss, ROLES, Role, World};
 /// No case takes so long; what does, hangs.
 const HANG: Duration = Duration::from_secs(120);
 /// Cases that run at the same time: mostly they wait for disks and for back-off.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 6;
 const KILLED: i32 = 9;
 
 /// Points that are passed before the load is there: killed at a later pass as well, in the middle

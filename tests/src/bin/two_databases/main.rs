@@ -2,10 +2,10 @@
 //! loop of PREPARE TRANSACTION and COMMIT PREPARED without any coordinator.
 //!
 //! The bare loop is what cannot be beaten by much: it knows both databases, sends to both at the
-//! same time, writes no log and would lose its decisions. Beside it run two loops with the least that
-//! a decision by another process costs, and the steps before it (`least.rs`). All run in turns on
-//! the same server. A ratio is the median of the rounds' own: a machine's speed changes with time,
-//! and less so within a round.
+//! same time, writes no log and would lose its decisions. Beside it run two loops with the least
+//! that a decision by another process costs, and the steps before it (`least.rs`). All run in turns
+//! on the same server. A ratio is the median of the rounds' own: a machine's speed changes with
+//! time, and less so within a round.
 //!
 //! Both databases belong to one service, in the bare loop and by itself in ours: one participant
 //! with two resources, and so one session with the coordinator. `--apart` gives each database a
