@@ -80,25 +80,35 @@ impl Decider {
     }
 
     /// The same step by step: begin, two branches that enlist, the wish to commit, which comes back
-    /// as the order to prepare, two votes, the decision, two acknowledgements.
-    pub(super) async fn steps(&self, client: &Bare) -> anyhow::Result<()> {
+    /// as the order to prepare, two votes, the decision, two acknowledgements. `early`: each branch
+    /// votes when its work is done, and the wish to commit is answered with the decision.
+    pub(super) async fn steps(&self, client: &Bare, early: bool) -> anyhow::Result<()> {
         self.ask(STEP).await?;
         let (gid, account) = (client.name(), client.account());
         let work = async |at: usize| {
             self.ask(STEP).await?;
-            client.work(at, &gid, account, Manner::Guarded).await
+            client.work(at, &gid, account, Manner::Guarded).await?;
+            if early {
+                client.prepare(at, &gid, Manner::Guarded).await?;
+                self.tell()?;
+            }
+            anyhow::Ok(())
         };
         tokio::try_join!(work(0), work(1))?;
-        self.ask(STEP).await?;
-        let votes = AtomicUsize::new(0);
-        let vote = async |at: usize| {
-            client.prepare(at, &gid, Manner::Guarded).await?;
-            match votes.fetch_add(1, Ordering::SeqCst) {
-                0 => self.tell(),
-                _ => self.ask(DECIDE).await,
-            }
-        };
-        tokio::try_join!(vote(0), vote(1))?;
+        if early {
+            self.ask(DECIDE).await?;
+        } else {
+            self.ask(STEP).await?;
+            let votes = AtomicUsize::new(0);
+            let vote = async |at: usize| {
+                client.prepare(at, &gid, Manner::Guarded).await?;
+                match votes.fetch_add(1, Ordering::SeqCst) {
+                    0 => self.tell(),
+                    _ => self.ask(DECIDE).await,
+                }
+            };
+            tokio::try_join!(vote(0), vote(1))?;
+        }
         let commit = async |at: usize| {
             client.commit(at, &gid).await?;
             self.tell()

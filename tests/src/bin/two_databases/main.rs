@@ -54,7 +54,7 @@ struct Arguments {
     /// Each database belongs to a participant of its own.
     #[arg(long)]
     apart: bool,
-    /// Work ends with its vote: `PostgresWork::vote` instead of `end`.
+    /// Work ends with its vote, in ours and in the steps: `PostgresWork::vote` instead of `end`.
     #[arg(long)]
     early: bool,
     /// Be the process that decides for the loops without ours, with its decisions in this file.
@@ -137,7 +137,7 @@ impl Loops {
         let transacted = match KINDS[kind] {
             "bare" => bare.transact().await,
             "least" => self.decider.least(bare).await,
-            "steps" => self.decider.steps(bare).await,
+            "steps" => self.decider.steps(bare, self.ours.early).await,
             _ => self.ours.transact(client).await,
         };
         transacted.context(KINDS[kind])

@@ -14,7 +14,8 @@ pub(super) struct Ours {
     client: Client,
     sides: [Attached<Postgres>; 2],
     participants: Vec<Participant>,
-    early: bool,
+    /// Work ends with its vote.
+    pub(super) early: bool,
 }
 
 impl Ours {
