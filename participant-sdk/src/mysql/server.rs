@@ -138,6 +138,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_user_is_named_as_grant_wants_it() {
+        for (user, expected) in [
+            ("bank@%", "'bank'@'%'"),
+            ("a@b@10.0.0.1", "'a@b'@'10.0.0.1'"),
+            ("o'hara@localhost", "'o''hara'@'localhost'"),
+            ("", "''@'%'"),
+        ] {
+            assert_eq!(named(user), expected);
+        }
+    }
+
+    #[test]
     fn one_phase_is_safe_without_a_binary_log_or_with_one_that_is_synced_at_every_commit() {
         for (log_bin, sync_binlog, safe) in [
             (false, 0, true),

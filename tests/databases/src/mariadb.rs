@@ -65,7 +65,9 @@ impl Mariadb {
             ),
         };
         home.run(&install, options.iter().copied().chain([&*data, &*temporary]))?;
-        home.keep(ROOT_FILE, MYSQL_ROOT)?;
+        if is_mysql() {
+            home.keep(ROOT_FILE, MYSQL_ROOT)?;
+        }
         let settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string()));
         let mut server = Self { daemon: None, home, settings: settings.collect() };
         server.run()?;
